@@ -1,3 +1,24 @@
 // SPDX-License-Identifier: GPL-2.0-only
-#![no_std]
+//! The decisions of tcp-splice, without the kernel.
+//!
+//! Everything here is pure or touches nothing but atomics: it decides from snapshots and returns what is to be done as a value.
+//! The kernel module compiles this very source; the host runs it under loom, proptest and exhaustive tests.
+//!
+//! | module | answers |
+//! |---|---|
+//! | [`cursors`] | how many bytes may be written or read, who must be woken, is this direction closed |
+//! | [`handoff`] | which bytes come next: those of TCP or those of the ring |
+//! | [`span`] | where in the ring's chunks does a run of bytes lie |
+//! | [`pairing`] | are these two sockets the two ends of one connection |
+//! | [`registry`] | which offer belongs to this socket |
+//! | [`abi`] | names and limits shared with the policy program, the tool and the tests |
+#![cfg_attr(not(any(test, loom)), no_std)]
 #![forbid(unsafe_code)]
+
+pub mod abi;
+pub mod cursors;
+pub mod handoff;
+pub mod pairing;
+pub mod primitive;
+pub mod registry;
+pub mod span;

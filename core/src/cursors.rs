@@ -1,0 +1,144 @@
+// SPDX-License-Identifier: GPL-2.0-only
+//! The two cursors of a ring, `prod` and `cons`, and what is folded into their words.
+//!
+//! Each cursor is one atomic word, written by one side:
+//!
+//! ```text
+//! prod  bytes published << 2 | RX_CLOSED | TX_CLOSED     bytes: the sender; flags: either side
+//! cons  bytes consumed  << 1 | WANT                      bytes: the receiver; flag: the sender
+//! ```
+//!
+//! Folding the flags in makes the three questions that decide correctness single atomic steps:
+//!
+//! - *publish or closed?* [`Cursors::publish`] is a compare-and-swap that expects no flag. Bytes after a FIN, or into a ring
+//!   whose reader has gone, cannot exist.
+//! - *how much was left unread?* [`Cursors::close_rx`] sets the flag and reads `prod` in one step.
+//! - *sleep for space or not?* [`Cursors::want_space`] sets the flag and reads `cons` in one step; [`Cursors::consume`] moves
+//!   `cons` and takes the flag in one step. A wake-up cannot fall between them, and the receiver touches no line of the sender.
+//!
+//! Byte counts are 62 and 63 bits wide: one connection at 100 GB/s would need more than a year to wrap the narrower one; they are
+//! treated as never wrapping.
+
+use crate::primitive::{AtomicU64, Ordering};
+
+const TX_CLOSED: u64 = 1 << 0;
+const RX_CLOSED: u64 = 1 << 1;
+const PROD_SHIFT: u32 = 2;
+const WANT: u64 = 1 << 0;
+const CONS_SHIFT: u32 = 1;
+
+/// On a cache line of its own: the other side must not be disturbed by our writes next door.
+#[repr(align(64))]
+struct Line(AtomicU64);
+
+/// `prod` and `cons` of one ring. All zeroes is the empty, open ring.
+pub struct Cursors {
+    prod: Line,
+    cons: Line,
+}
+
+/// What a load of the `prod` word says.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Prod {
+    /// Bytes published since the ring began.
+    pub bytes: u64,
+    /// The sender has shut down ([`Cursors::close_tx`]); `bytes` is final.
+    pub tx_closed: bool,
+    /// The receiver has gone ([`Cursors::close_rx`]); `bytes` is final.
+    pub rx_closed: bool,
+}
+
+impl Prod {
+    fn unpack(word: u64) -> Self {
+        Prod {
+            bytes: word >> PROD_SHIFT,
+            tx_closed: word & TX_CLOSED != 0,
+            rx_closed: word & RX_CLOSED != 0,
+        }
+    }
+}
+
+/// Why bytes could not be published.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Closed {
+    /// This side has shut down: the bytes may go nowhere (`EPIPE`).
+    Tx,
+    /// The receiver has gone: the bytes belong to TCP, which will answer with a reset.
+    Rx,
+}
+
+impl Default for Cursors {
+    fn default() -> Self {
+        Self::new()
+    }
+}
+
+impl Cursors {
+    /// An empty, open ring.
+    pub fn new() -> Self {
+        Cursors {
+            prod: Line(AtomicU64::new(0)),
+            cons: Line(AtomicU64::new(0)),
+        }
+    }
+
+    /// Sender: makes the `len` bytes written from position `prod` on readable.
+    ///
+    /// The caller holds the lane's send lock, so that `prod` is what it left there. Release: the bytes are written before they
+    /// are readable; pairs with the acquire in [`Cursors::prod`].
+    pub fn publish(&self, prod: u64, len: u64) -> Result<(), Closed> {
+        let old = prod << PROD_SHIFT;
+        let new = prod.wrapping_add(len) << PROD_SHIFT;
+        match self.prod.0.compare_exchange(old, new, Ordering::AcqRel, Ordering::Acquire) {
+            Ok(_) => Ok(()),
+            Err(word) if word & TX_CLOSED != 0 => Err(Closed::Tx),
+            Err(_) => Err(Closed::Rx),
+        }
+    }
+
+    /// Anyone: what has been published, and whether more can come. Acquire: pairs with [`Cursors::publish`].
+    pub fn prod(&self) -> Prod {
+        Prod::unpack(self.prod.0.load(Ordering::Acquire))
+    }
+
+    /// Anyone: bytes consumed so far. Acquire: the receiver has finished reading them before the sender writes over them;
+    /// pairs with the release in [`Cursors::consume`].
+    pub fn cons(&self) -> u64 {
+        self.cons.0.load(Ordering::Acquire) >> CONS_SHIFT
+    }
+
+    /// Sender: nothing may be published from now on (FIN). Returns the final `prod`. Idempotent, any context.
+    pub fn close_tx(&self) -> Prod {
+        Prod::unpack(self.prod.0.fetch_or(TX_CLOSED, Ordering::AcqRel))
+    }
+
+    /// Receiver: nobody will read any more. Returns the final `prod` and what of it was never read. Idempotent, any context.
+    pub fn close_rx(&self) -> u64 {
+        let prod = Prod::unpack(self.prod.0.fetch_or(RX_CLOSED, Ordering::AcqRel)).bytes;
+        prod.saturating_sub(self.cons())
+    }
+
+    /// Sender or its poller: asks for a wake-up when space is freed, and returns `cons` as of the asking.
+    ///
+    /// If that `cons` leaves no room, a later [`Cursors::consume`] returns `true`.
+    pub fn want_space(&self) -> u64 {
+        self.cons.0.fetch_or(WANT, Ordering::AcqRel) >> CONS_SHIFT
+    }
+
+    /// Receiver: gives the `len` bytes from position `cons` on back to the sender; `true` if somebody waits for space.
+    ///
+    /// The caller holds the lane's receive lock. Release: the bytes have been copied out before they may be overwritten; pairs
+    /// with [`Cursors::cons`]. After `true` the caller wakes the sender or calls [`Cursors::want_space`] to keep the wish.
+    pub fn consume(&self, cons: u64, len: u64) -> bool {
+        let new = cons.wrapping_add(len) << CONS_SHIFT;
+        self.cons.0.swap(new, Ordering::AcqRel) & WANT != 0
+    }
+}
+
+/// How many free bytes make it worth waking a sender: a quarter of the ring, at least one byte.
+///
+/// Waking at the first free byte would cost a context switch for each of them; `tcp_stream_memory_free()` has the same kind of
+/// hysteresis. An empty ring always passes, so nobody sleeps for ever.
+pub const fn writeable(capacity: u64, used: u64) -> bool {
+    capacity.saturating_sub(used) >= capacity.div_ceil(4)
+}

@@ -1,0 +1,198 @@
+// SPDX-License-Identifier: GPL-2.0-only
+//! Which bytes come next in one direction: those of TCP or those of the ring.
+//!
+//! The byte stream of a lane is a list of segments, TCP, ring, TCP, ring … While the ring is in use the sender's `write_seq`
+//! rests, so that one TCP sequence number, the *border*, tells where a ring segment begins; one ring position, *last*, tells
+//! where it ended. The sender begins a new ring segment only when the receiver has consumed the one before, so the receiver
+//! never needs to know more than one of them:
+//!
+//! ```text
+//! Tcp                    everything is TCP
+//! Ring { border }        TCP below border, then the ring
+//! Leaving { border, last }  TCP below border, then the ring up to last, then TCP
+//! ```
+//!
+//! The word is written under the lane's send lock and read by anyone.
+
+use crate::primitive::{AtomicU64, Ordering};
+
+const MODE_MASK: u64 = 0b11;
+const MODE_TCP: u64 = 0;
+const MODE_RING: u64 = 1;
+const MODE_LEAVING: u64 = 2;
+const GEN_SHIFT: u32 = 2;
+const GEN_MASK: u64 = (1 << 30) - 1;
+const BORDER_SHIFT: u32 = 32;
+
+/// What the sender is doing with its bytes now.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Snapshot {
+    /// No ring segment exists, or the receiver is through with the last one and the sender has not begun another.
+    Tcp,
+    /// The ring is in use.
+    Ring {
+        /// `write_seq` when the ring took over: TCP bytes below it come first.
+        border: u32,
+    },
+    /// The ring is not written any more.
+    Leaving {
+        /// As in [`Snapshot::Ring`].
+        border: u32,
+        /// `prod` when the lane went back to TCP: the ring's bytes end here.
+        last: u64,
+    },
+}
+
+/// The hand-off word of a lane. All zeroes is [`Snapshot::Tcp`].
+pub struct Handoff {
+    word: AtomicU64,
+    last: AtomicU64,
+}
+
+impl Default for Handoff {
+    fn default() -> Self {
+        Self::new()
+    }
+}
+
+impl Handoff {
+    /// A lane that is all TCP.
+    pub fn new() -> Self {
+        Handoff {
+            word: AtomicU64::new(MODE_TCP),
+            last: AtomicU64::new(0),
+        }
+    }
+
+    fn next_gen(&self) -> u64 {
+        let gen_now = (self.word.load(Ordering::Relaxed) >> GEN_SHIFT) & GEN_MASK;
+        (gen_now.wrapping_add(1) & GEN_MASK) << GEN_SHIFT
+    }
+
+    /// Sender: from here on the stream goes through the ring; TCP carries the bytes below `border`.
+    ///
+    /// The caller holds the send lock and the socket lock, no base sender is in flight, and [`may_start`] said yes.
+    pub fn start(&self, border: u32) {
+        let word = (u64::from(border) << BORDER_SHIFT) | self.next_gen() | MODE_RING;
+        self.word.store(word, Ordering::Release);
+    }
+
+    /// Sender: the ring's bytes end at `last`; whatever follows goes through TCP. No-op unless the ring is in use.
+    ///
+    /// The caller holds the send lock. The release on `last` orders the word of an earlier [`Handoff::start`] before it, so that
+    /// a reader who sees this `last` cannot take it for that of an earlier leave: pairs with the acquires in
+    /// [`Handoff::snapshot`].
+    pub fn leave(&self, last: u64) {
+        let word = self.word.load(Ordering::Relaxed);
+        if word & MODE_MASK != MODE_RING {
+            return;
+        }
+        let border = word & !((1 << BORDER_SHIFT) - 1);
+        self.last.store(last, Ordering::Release);
+        self.word.store(border | self.next_gen() | MODE_LEAVING, Ordering::Release);
+    }
+
+    /// Anyone: one consistent view.
+    pub fn snapshot(&self) -> Snapshot {
+        loop {
+            let word = self.word.load(Ordering::Acquire);
+            let border = (word >> BORDER_SHIFT) as u32;
+            match word & MODE_MASK {
+                MODE_TCP => return Snapshot::Tcp,
+                MODE_RING => return Snapshot::Ring { border },
+                _ => {}
+            }
+            let last = self.last.load(Ordering::Acquire);
+            if self.word.load(Ordering::Relaxed) == word {
+                return Snapshot::Leaving { border, last };
+            }
+        }
+    }
+
+    /// Anyone: is the ring in use by the sender now?
+    pub fn in_ring(&self) -> bool {
+        self.word.load(Ordering::Acquire) & MODE_MASK == MODE_RING
+    }
+}
+
+/// May the sender begin a ring segment? Only when the receiver is through with the one before.
+pub fn may_start(now: Snapshot, cons: u64) -> bool {
+    match now {
+        Snapshot::Tcp => true,
+        Snapshot::Ring { .. } => false,
+        Snapshot::Leaving { last, .. } => cons >= last,
+    }
+}
+
+/// What the receiver's TCP socket looked like *before* the hand-off word and `prod` were read.
+///
+/// That order is what makes [`next`] right: bytes queued by then were sent before any later ring segment began.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct TcpView {
+    /// Next sequence number to deliver (`copied_seq`).
+    pub copied: u32,
+    /// Next sequence number expected (`rcv_nxt`); a received FIN counts as one.
+    pub received: u32,
+}
+
+/// Where the receiver's next bytes are.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Next {
+    /// In TCP's receive queue, at most this many bytes of it.
+    Tcp(u32),
+    /// In the ring, this many.
+    Ring(u64),
+    /// Nowhere yet. Ring bytes may be there already, but not those of TCP that come first. TCP's end of stream or error, if
+    /// there is one, counts now.
+    Await,
+}
+
+/// `a` comes before `b` in sequence space (RFC 9293 section 3.4; kernel `before()`).
+pub const fn before(a: u32, b: u32) -> bool {
+    (a.wrapping_sub(b) as i32) < 0
+}
+
+/// Decides what a reader gets next. Pure; exhaustively tested.
+///
+/// `tcp` was read before `lane`, `lane` before `prod`; `cons` belongs to the caller, who holds the receive lock (or only wants to
+/// know, as poll does).
+pub fn next(tcp: TcpView, lane: Snapshot, prod: u64, cons: u64) -> Next {
+    let queued = if before(tcp.copied, tcp.received) { tcp.received.wrapping_sub(tcp.copied) } else { 0 };
+    let (border, end) = match lane {
+        Snapshot::Tcp => return if queued > 0 { Next::Tcp(queued) } else { Next::Await },
+        Snapshot::Ring { border } => (border, prod),
+        Snapshot::Leaving { border, last } => (border, last),
+    };
+    if before(tcp.copied, border) {
+        let first = border.wrapping_sub(tcp.copied);
+        return match queued.min(first) {
+            0 => Next::Await,
+            n => Next::Tcp(n),
+        };
+    }
+    match end.saturating_sub(cons) {
+        0 if queued > 0 => Next::Tcp(queued),
+        0 => Next::Await,
+        n => Next::Ring(n),
+    }
+}
+
+/// Bytes a reader could have now without waiting: what `FIONREAD` and `SO_RCVLOWAT` count.
+///
+/// `queued` is TCP's own answer (`tcp_inq()`, a FIN not counted).
+pub fn readable(tcp: TcpView, queued: u32, lane: Snapshot, prod: u64, cons: u64) -> u64 {
+    u64::from(queued).saturating_add(ring_readable(tcp, lane, prod, cons))
+}
+
+/// Of the bytes a reader could have now without waiting, those in the ring: all that no missing TCP byte comes before.
+pub fn ring_readable(tcp: TcpView, lane: Snapshot, prod: u64, cons: u64) -> u64 {
+    let (border, end) = match lane {
+        Snapshot::Tcp => return 0,
+        Snapshot::Ring { border } => (border, prod),
+        Snapshot::Leaving { border, last } => (border, last),
+    };
+    if before(tcp.received, border) { 0 } else { end.saturating_sub(cons) }
+}
+
+#[cfg(all(test, not(loom)))]
+mod tests;

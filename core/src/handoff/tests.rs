@@ -1,0 +1,204 @@
+// SPDX-License-Identifier: GPL-2.0-only
+//! An exhaustive model: every interleaving of a sender and a receiver over a short stream, checked byte for byte.
+use super::*;
+
+#[test]
+fn sequence_space_wraps() {
+    assert!(before(u32::MAX, 0) && !before(0, u32::MAX) && !before(7, 7));
+}
+
+#[test]
+fn leave_outside_the_ring_changes_nothing() {
+    let h = Handoff::new();
+    h.leave(9);
+    assert_eq!(h.snapshot(), Snapshot::Tcp);
+    h.start(5);
+    h.leave(9);
+    h.leave(10);
+    assert_eq!(h.snapshot(), Snapshot::Leaving { border: 5, last: 9 });
+}
+
+/// What the sender may do in one step; each byte sent is the next letter of the stream.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Op {
+    /// A send() by its own path: through the ring if that is in use, else through TCP.
+    Send,
+    /// Tries to move to the ring.
+    Start,
+    /// Goes back to TCP.
+    Leave,
+    /// TCP delivers one byte in flight to the receiver's queue.
+    Deliver,
+    /// The receiver reads what `next` allows, at most this many bytes.
+    Read(u32),
+}
+
+const OPS: [Op; 6] = [Op::Send, Op::Start, Op::Leave, Op::Deliver, Op::Read(1), Op::Read(9)];
+
+/// The stream, its sender, TCP in between and its receiver. Sequence numbers start just below the wrap.
+#[derive(Clone)]
+struct World {
+    lane: Snapshot,
+    write_seq: u32,
+    received: u32,
+    copied: u32,
+    tcp: Vec<u8>,
+    ring: Vec<u8>,
+    cons: u64,
+    sent: u8,
+    got: u8,
+}
+
+const ISN: u32 = u32::MAX - 1;
+
+impl World {
+    fn new() -> Self {
+        World {
+            lane: Snapshot::Tcp,
+            write_seq: ISN,
+            received: ISN,
+            copied: ISN,
+            tcp: Vec::new(),
+            ring: Vec::new(),
+            cons: 0,
+            sent: 0,
+            got: 0,
+        }
+    }
+
+    fn prod(&self) -> u64 {
+        self.ring.len() as u64
+    }
+
+    fn view(&self) -> TcpView {
+        TcpView { copied: self.copied, received: self.received }
+    }
+
+    /// Applies `op`; `false` if it does nothing now.
+    fn step(&mut self, op: Op) -> bool {
+        match op {
+            Op::Send => {
+                match self.lane {
+                    Snapshot::Ring { .. } => self.ring.push(self.sent),
+                    _ => {
+                        self.tcp.push(self.sent);
+                        self.write_seq = self.write_seq.wrapping_add(1);
+                    }
+                }
+                self.sent += 1;
+                true
+            }
+            Op::Start if may_start(self.lane, self.cons) => {
+                self.lane = Snapshot::Ring { border: self.write_seq };
+                true
+            }
+            Op::Leave => {
+                let Snapshot::Ring { border } = self.lane else { return false };
+                self.lane = Snapshot::Leaving { border, last: self.prod() };
+                true
+            }
+            Op::Deliver if self.received != self.write_seq => {
+                self.received = self.received.wrapping_add(1);
+                true
+            }
+            Op::Read(max) => self.read(self.view(), self.lane, self.prod(), max),
+            _ => false,
+        }
+    }
+
+    /// One read with the given, perhaps outdated, snapshots.
+    fn read(&mut self, tcp: TcpView, lane: Snapshot, prod: u64, max: u32) -> bool {
+        match next(tcp, lane, prod, self.cons) {
+            Next::Tcp(n) => {
+                for _ in 0..n.min(max) {
+                    let at = self.copied.wrapping_sub(ISN) as usize;
+                    self.take(self.tcp[at]);
+                    self.copied = self.copied.wrapping_add(1);
+                }
+                true
+            }
+            Next::Ring(n) => {
+                for _ in 0..n.min(u64::from(max)) {
+                    self.take(self.ring[self.cons as usize]);
+                    self.cons += 1;
+                }
+                true
+            }
+            Next::Await => false,
+        }
+    }
+
+    fn take(&mut self, byte: u8) {
+        assert_eq!(byte, self.got, "a byte was lost, doubled or overtaken");
+        self.got += 1;
+    }
+
+    /// Nothing may be stuck: with TCP delivered, reading on yields the whole stream.
+    fn drains(mut self) {
+        while self.step(Op::Deliver) {}
+        while self.step(Op::Read(3)) {}
+        assert_eq!(self.got, self.sent, "bytes are stuck");
+    }
+
+    /// `readable()` must be what reading on would yield.
+    fn counts(&self) {
+        let tcp = self.view();
+        let queued = tcp.received.wrapping_sub(tcp.copied);
+        let mut reader = self.clone();
+        while reader.step(Op::Read(9)) {}
+        let can = u64::from(reader.got - self.got);
+        let said = readable(tcp, queued, self.lane, self.prod(), self.cons);
+        // TCP bytes after a ring segment are only reached through it: both count, and both are read.
+        assert_eq!(said, can, "readable() is wrong");
+    }
+}
+
+fn explore(world: &World, depth: u32) {
+    world.counts();
+    world.clone().drains();
+    if depth == 0 {
+        return;
+    }
+    for op in OPS {
+        let mut after = world.clone();
+        if after.step(op) {
+            explore(&after, depth - 1);
+        }
+    }
+}
+
+#[test]
+fn every_interleaving_keeps_the_order() {
+    explore(&World::new(), 9);
+}
+
+/// The receiver takes its three snapshots (TCP, lane, prod) one after the other while the sender goes on, then reads.
+#[test]
+fn snapshots_taken_in_order_are_safe_though_outdated() {
+    fn sender_runs(world: &World, budget: u32, then: &mut dyn FnMut(&World, u32)) {
+        then(world, budget);
+        if budget == 0 {
+            return;
+        }
+        for op in [Op::Send, Op::Start, Op::Leave, Op::Deliver] {
+            let mut after = world.clone();
+            if after.step(op) {
+                sender_runs(&after, budget - 1, then);
+            }
+        }
+    }
+    sender_runs(&World::new(), 4, &mut |w0, left| {
+        let tcp = w0.view();
+        sender_runs(w0, left.min(3), &mut |w1, left| {
+            let lane = w1.lane;
+            sender_runs(w1, left, &mut |w2, left| {
+                let prod = w2.prod();
+                sender_runs(w2, left, &mut |w3, _| {
+                    let mut w = w3.clone();
+                    w.read(tcp, lane, prod, 9);
+                    w.drains();
+                });
+            });
+        });
+    });
+}
