@@ -1,2 +1,108 @@
 // SPDX-License-Identifier: GPL-2.0-only
-fn main() {}
+//! `tcp-splice-ctl`: which connections are offered to the kernel module `tcp_splice`.
+//!
+//! Pure parts: [`args`], [`policy`], [`ports`], [`counters`], [`status`], [`release`], [`fault`]. Effects: [`host`],
+//! [`cgroup`], [`program`], [`pins`]. There is no state file: what is in force is read back from the kernel.
+
+mod args;
+mod cgroup;
+mod counters;
+mod fault;
+mod host;
+mod pins;
+mod policy;
+mod ports;
+mod program;
+mod release;
+mod status;
+
+use std::io::{self, Write};
+use std::path::Path;
+use std::process::ExitCode;
+
+use anyhow::{Context, Result};
+use clap::{CommandFactory, Parser};
+
+use args::{Cli, Command, Enable};
+
+fn main() -> ExitCode {
+    let cli = match Cli::try_parse() {
+        Ok(cli) => cli,
+        Err(error) => return usage(&error),
+    };
+    program::collect_messages();
+    let Err(error) = run(&cli.command) else {
+        return ExitCode::SUCCESS;
+    };
+    eprintln!("tcp-splice-ctl: {error:#}");
+    let messages = program::messages();
+    if cli.verbose {
+        messages.iter().for_each(|message| eprintln!("{message}"));
+    }
+    ExitCode::FAILURE
+}
+
+/// Help and version go to stdout as clap writes them; a mistake gets one line.
+fn usage(error: &clap::Error) -> ExitCode {
+    use clap::error::ErrorKind::DisplayHelpOnMissingArgumentOrSubcommand as NoCommand;
+    if !error.use_stderr() || error.kind() == NoCommand {
+        let _ = error.print();
+    } else {
+        eprintln!("tcp-splice-ctl: {}", args::usage_line(error));
+    }
+    ExitCode::from(u8::try_from(error.exit_code()).unwrap_or(2))
+}
+
+fn run(command: &Command) -> Result<()> {
+    match command {
+        Command::Enable(options) => enable(options),
+        Command::Status { json } => show(*json),
+        Command::Disable => disable(),
+        Command::Man { dir } => man(dir),
+        Command::Completions { shell } => {
+            clap_complete::generate(
+                *shell,
+                &mut Cli::command(),
+                "tcp-splice-ctl",
+                &mut io::stdout(),
+            );
+            Ok(())
+        }
+    }
+}
+
+fn enable(options: &Enable) -> Result<()> {
+    host::check_root()?;
+    let cgroup = cgroup::Dir::open(&options.cgroup)?;
+    host::check_kernel()?;
+    pins::enable(&options.policy(), &cgroup)
+}
+
+fn disable() -> Result<()> {
+    host::check_root()?;
+    pins::disable()
+}
+
+fn show(json: bool) -> Result<()> {
+    host::check_root()?;
+    let status = pins::inspect()?;
+    let text = match json {
+        true => {
+            status
+                .json()
+                .context("failed to write the status as JSON")?
+                + "\n"
+        }
+        false => status.text(),
+    };
+    match io::stdout().write_all(text.as_bytes()) {
+        // As when piped into head: whoever read it has seen enough.
+        Err(error) if error.kind() == io::ErrorKind::BrokenPipe => Ok(()),
+        written => written.context("failed to write the status"),
+    }
+}
+
+fn man(dir: &Path) -> Result<()> {
+    let written = clap_mangen::generate_to(Cli::command(), dir);
+    written.with_context(|| format!("failed to write manual pages into {}", dir.display()))
+}

@@ -1,0 +1,249 @@
+// SPDX-License-Identifier: GPL-2.0-only
+//! The command line.
+
+use std::path::PathBuf;
+
+use clap::{Args, Parser, Subcommand};
+use tcp_splice_core::abi::{BUSY_POLL_US_MAX, RING_KBYTES_MAX, RING_KBYTES_MIN};
+
+use crate::policy::Policy;
+use crate::ports::Ports;
+
+const EXAMPLES: &str = "\
+Examples:
+  # load the module, then splice local connections to Redis
+  modprobe tcp_splice
+  tcp-splice-ctl enable --cgroup /sys/fs/cgroup --loopback-only --ports 6379
+
+  # what is in force, and is it used?
+  tcp-splice-ctl status
+
+  # no new spliced connections; those that exist go on
+  tcp-splice-ctl disable
+
+Exit status: 0 done, 1 failed, 2 wrong usage.";
+
+const ENABLE_EXAMPLES: &str = "\
+Examples:
+  # every local connection of every process
+  tcp-splice-ctl enable --cgroup /sys/fs/cgroup
+
+  # one service and its database: both ends have to be in the cgroup or below it
+  tcp-splice-ctl enable --cgroup /sys/fs/cgroup/system.slice --ports 5432,6379
+
+  # spin up to 50 microseconds before sleeping, with rings of up to 256 KiB
+  tcp-splice-ctl enable --cgroup /sys/fs/cgroup --ports 6379 --busy-poll-us 50 --ring-kbytes 256";
+
+const STATUS_EXAMPLES: &str = "\
+The object printed by --json:
+  schema    1; it changes only when a field here is removed or changes its meaning
+  enabled   true when new connections are offered
+  policy    null, or loopback_only (bool), ports (numbers; empty means all),
+            busy_poll_us and ring_kbytes (0 means the default)
+  cgroup    null, or id (number) and path (null when it cannot be seen from here)
+  module    loaded (bool), ring_kbytes (its default for new rings, or null)
+  counters  null, or every counter of the module by name
+  problems  what an interrupted command or somebody else left behind, as text
+
+Example:
+  tcp-splice-ctl status --json | jq .counters.pairs_alive";
+
+/// Splice local TCP connections through in-kernel rings
+///
+/// Two processes on this host that talk TCP to each other exchange their bytes through a ring in the kernel module tcp_splice,
+/// with no change to either. This tool decides for which new connections, and shows what became of them. What it sets up lasts
+/// until `disable` or the next boot.
+#[derive(Debug, Parser)]
+#[command(name = "tcp-splice-ctl", version, after_help = EXAMPLES, max_term_width = 100)]
+pub struct Cli {
+    /// After a failure, also show the last messages of libbpf and of the kernel's verifier
+    #[arg(short, long, global = true)]
+    pub verbose: bool,
+    /// What to do.
+    #[command(subcommand)]
+    pub command: Command,
+}
+
+/// What to do.
+#[derive(Debug, Subcommand)]
+pub enum Command {
+    /// Offer new connections of a cgroup to the module, or replace the policy in force
+    #[command(after_help = ENABLE_EXAMPLES)]
+    Enable(Enable),
+    /// Show the policy in force and the module's counters
+    #[command(after_help = STATUS_EXAMPLES)]
+    Status {
+        /// Print one JSON object
+        #[arg(long)]
+        json: bool,
+    },
+    /// Offer no more connections; those already spliced go on
+    Disable,
+    /// Write the manual pages into a directory
+    #[command(hide = true)]
+    Man {
+        /// An existing directory
+        dir: PathBuf,
+    },
+    /// Print a shell's completion script
+    #[command(hide = true)]
+    Completions {
+        /// The shell
+        shell: clap_complete::Shell,
+    },
+}
+
+/// Options of `enable`.
+#[derive(Debug, Args)]
+pub struct Enable {
+    /// Directory of the cgroup v2 file system; covers the processes in it and below it
+    ///
+    /// A connection is spliced when both of its ends were opened there: the connecting one by a process in the cgroup, the
+    /// accepting one through a listener that was created in it.
+    #[arg(long, value_name = "PATH")]
+    pub cgroup: PathBuf,
+    /// Only connections between loopback addresses (127.0.0.0/8, ::1, ::ffff:127.0.0.0/104)
+    #[arg(long)]
+    pub loopback_only: bool,
+    /// Only connections with one of these ports at either end, up to 64 [default: all ports]
+    #[arg(long, value_name = "LIST")]
+    pub ports: Option<Ports>,
+    /// Spin this long on the ring before a receive sleeps [default: the socket's SO_BUSY_POLL]
+    #[arg(long, value_name = "N", default_value = "0", hide_default_value = true)]
+    #[arg(value_parser = busy_poll_us, allow_negative_numbers = true)]
+    pub busy_poll_us: u32,
+    /// Limit of a ring, 4 to 16384 KiB, rounded up to a power of two [default: the module's]
+    #[arg(long, value_name = "N", default_value = "0", hide_default_value = true)]
+    #[arg(value_parser = ring_kbytes, allow_negative_numbers = true)]
+    pub ring_kbytes: u32,
+}
+
+impl Enable {
+    /// The policy these options describe.
+    pub fn policy(&self) -> Policy {
+        Policy {
+            loopback_only: self.loopback_only,
+            ports: self.ports.clone().unwrap_or_default(),
+            busy_poll_us: self.busy_poll_us,
+            ring_kbytes: self.ring_kbytes,
+        }
+    }
+}
+
+fn busy_poll_us(text: &str) -> Result<u32, String> {
+    let number = text
+        .parse()
+        .ok()
+        .filter(|&number| number <= BUSY_POLL_US_MAX);
+    number.ok_or_else(|| format!("a busy-poll budget is 0 to {BUSY_POLL_US_MAX} microseconds"))
+}
+
+fn ring_kbytes(text: &str) -> Result<u32, String> {
+    let fits = |&number: &u32| number == 0 || (RING_KBYTES_MIN..=RING_KBYTES_MAX).contains(&number);
+    text.parse().ok().filter(fits).ok_or_else(|| {
+        format!(
+            "a ring has {RING_KBYTES_MIN} to {RING_KBYTES_MAX} KiB, or 0 for the module's default"
+        )
+    })
+}
+
+/// The one line that says what is wrong with a command line: clap's own words, without its hints.
+pub fn usage_line(error: &clap::Error) -> String {
+    let text = error.to_string();
+    let text = text.strip_prefix("error: ").unwrap_or(&text);
+    let lines = text.lines().take_while(|line| !line.trim().is_empty());
+    let words: Vec<&str> = lines.map(str::trim).collect();
+    format!("{}; see tcp-splice-ctl --help", words.join(" "))
+}
+
+#[cfg(test)]
+mod tests {
+    use clap::CommandFactory;
+
+    use super::*;
+
+    fn parse(line: &str) -> Result<Cli, clap::Error> {
+        Cli::try_parse_from(line.split(' '))
+    }
+
+    fn policy(line: &str) -> Policy {
+        match parse(line).unwrap().command {
+            Command::Enable(enable) => enable.policy(),
+            other => panic!("{other:?}"),
+        }
+    }
+
+    #[test]
+    fn definition_holds_together() {
+        Cli::command().debug_assert();
+    }
+
+    #[test]
+    fn enable_describes_a_policy() {
+        assert_eq!(policy("x enable --cgroup /c"), Policy::default());
+        let line = "x enable --cgroup /c --loopback-only --ports 443,80,443 --busy-poll-us 1000000 --ring-kbytes 16384";
+        let want = Policy {
+            loopback_only: true,
+            ports: Ports::new([80, 443]).unwrap(),
+            busy_poll_us: 1_000_000,
+            ring_kbytes: 16384,
+        };
+        assert_eq!(policy(line), want);
+        assert_eq!(
+            policy("x -v enable --cgroup=/c --ring-kbytes=4").ring_kbytes,
+            4
+        );
+        assert_eq!(
+            policy("x enable --cgroup /c --ring-kbytes 0").ring_kbytes,
+            0
+        );
+    }
+
+    #[test]
+    fn wrong_usage_gets_one_line() {
+        let ring = "a ring has 4 to 16384 KiB, or 0 for the module's default";
+        let budget = "a busy-poll budget is 0 to 1000000 microseconds";
+        let port = "is not a port: ports are 1 to 65535";
+        for (line, want) in [
+            ("enable", "the following required arguments were not provided: --cgroup <PATH>".to_owned()),
+            ("enable --cgroup /c --ports 0", format!("invalid value '0' for '--ports <LIST>': \"0\" {port}")),
+            ("enable --cgroup /c --ports 70000", format!("invalid value '70000' for '--ports <LIST>': \"70000\" {port}")),
+            ("enable --cgroup /c --ports a,,b", format!("invalid value 'a,,b' for '--ports <LIST>': \"a\" {port}")),
+            (
+                "enable --cgroup /c --ports 1,,2",
+                "invalid value '1,,2' for '--ports <LIST>': a port is missing: write ports as 80,443,6379".to_owned(),
+            ),
+            ("enable --cgroup /c --ring-kbytes 3", format!("invalid value '3' for '--ring-kbytes <N>': {ring}")),
+            ("enable --cgroup /c --ring-kbytes 16385", format!("invalid value '16385' for '--ring-kbytes <N>': {ring}")),
+            ("enable --cgroup /c --ring-kbytes -1", format!("invalid value '-1' for '--ring-kbytes <N>': {ring}")),
+            ("enable --cgroup /c --ring-kbytes 64k", format!("invalid value '64k' for '--ring-kbytes <N>': {ring}")),
+            (
+                "enable --cgroup /c --busy-poll-us 1000001",
+                format!("invalid value '1000001' for '--busy-poll-us <N>': {budget}"),
+            ),
+            ("status --yaml", "unexpected argument '--yaml' found".to_owned()),
+            ("enabel", "unrecognized subcommand 'enabel'".to_owned()),
+        ] {
+            let error = parse(&format!("x {line}")).unwrap_err();
+            assert_eq!(usage_line(&error), format!("{want}; see tcp-splice-ctl --help"), "{line}");
+            assert_eq!(error.exit_code(), 2, "{line}");
+        }
+    }
+
+    #[test]
+    fn help_has_examples_and_no_line_is_too_wide() {
+        let mut command = Cli::command();
+        assert!(
+            command
+                .render_long_help()
+                .to_string()
+                .contains("modprobe tcp_splice")
+        );
+        for name in ["enable", "status", "disable"] {
+            let sub = command.find_subcommand_mut(name).unwrap();
+            for line in sub.render_help().to_string().lines() {
+                assert!(line.chars().count() <= 120, "{name}: {line}");
+            }
+        }
+    }
+}

@@ -1,0 +1,108 @@
+// SPDX-License-Identifier: GPL-2.0-only
+//! What stands in the way of a command, each said in one line that also tells what to do.
+
+use std::path::PathBuf;
+
+use thiserror::Error;
+
+use crate::release::NEEDED;
+
+/// A condition the user can do something about.
+#[derive(Debug, PartialEq, Eq, Error)]
+pub enum Fault {
+    /// Effective user id is not 0.
+    #[error("must be run as root: try sudo tcp-splice-ctl")]
+    NotRoot,
+    /// `/sys/module/tcp_splice` is missing.
+    #[error("module tcp_splice is not loaded: run modprobe tcp_splice")]
+    NoModule,
+    /// The module is loaded but its function cannot be found.
+    #[error(
+        "module tcp_splice offers no function bpf_tcp_splice_pair: rebuild it with pahole installed (package dwarves), then rmmod and modprobe tcp_splice"
+    )]
+    NoKfunc,
+    /// The running kernel cannot call a module's functions from sock_ops programs.
+    #[error("kernel {0} is too old: sock_ops programs can call kernel functions since Linux {major}.{minor}", major = NEEDED.0, minor = NEEDED.1)]
+    KernelTooOld(String),
+    /// `/sys/kernel/btf/vmlinux` is missing.
+    #[error(
+        "this kernel has no BTF (/sys/kernel/btf/vmlinux): boot one built with CONFIG_DEBUG_INFO_BTF=y"
+    )]
+    NoBtf,
+    /// The path of `--cgroup` does not exist.
+    #[error("{} does not exist: name a directory of the cgroup v2 file system", .0.display())]
+    NoCgroup(PathBuf),
+    /// The path of `--cgroup` is a file.
+    #[error("{} is not a directory: name a directory of the cgroup v2 file system", .0.display())]
+    NotDirectory(PathBuf),
+    /// The path of `--cgroup` lies in another file system.
+    #[error("{} is not a cgroup v2 directory: it is usually /sys/fs/cgroup or a directory in it", .0.display())]
+    NotCgroup2(PathBuf),
+    /// A cgroup v1 hierarchy.
+    #[error("{} is a cgroup v1 directory: name one of cgroup v2, often /sys/fs/cgroup/unified", .0.display())]
+    Cgroup1(PathBuf),
+    /// Somebody else's object has the name of our pin.
+    #[error("{} is {what}, not an attachment of tcp-splice-ctl: move it away or remove it", .path.display())]
+    ForeignPin {
+        /// Where it is.
+        path: PathBuf,
+        /// What it is, with its article.
+        what: String,
+    },
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn each_says_what_is_wrong_and_what_to_do() {
+        let path = || PathBuf::from("/tmp/x");
+        let what = "a map".to_owned();
+        for (fault, want) in [
+            (
+                Fault::NotRoot,
+                "must be run as root: try sudo tcp-splice-ctl",
+            ),
+            (
+                Fault::NoModule,
+                "module tcp_splice is not loaded: run modprobe tcp_splice",
+            ),
+            (
+                Fault::NoKfunc,
+                "module tcp_splice offers no function bpf_tcp_splice_pair: rebuild it with pahole installed (package dwarves), \
+                 then rmmod and modprobe tcp_splice",
+            ),
+            (
+                Fault::KernelTooOld("6.1.0-28-amd64".to_owned()),
+                "kernel 6.1.0-28-amd64 is too old: sock_ops programs can call kernel functions since Linux 6.15",
+            ),
+            (
+                Fault::NoBtf,
+                "this kernel has no BTF (/sys/kernel/btf/vmlinux): boot one built with CONFIG_DEBUG_INFO_BTF=y",
+            ),
+            (
+                Fault::NoCgroup(path()),
+                "/tmp/x does not exist: name a directory of the cgroup v2 file system",
+            ),
+            (
+                Fault::NotDirectory(path()),
+                "/tmp/x is not a directory: name a directory of the cgroup v2 file system",
+            ),
+            (
+                Fault::NotCgroup2(path()),
+                "/tmp/x is not a cgroup v2 directory: it is usually /sys/fs/cgroup or a directory in it",
+            ),
+            (
+                Fault::Cgroup1(path()),
+                "/tmp/x is a cgroup v1 directory: name one of cgroup v2, often /sys/fs/cgroup/unified",
+            ),
+            (
+                Fault::ForeignPin { path: path(), what },
+                "/tmp/x is a map, not an attachment of tcp-splice-ctl: move it away or remove it",
+            ),
+        ] {
+            assert_eq!(fault.to_string(), want);
+        }
+    }
+}

@@ -1,0 +1,126 @@
+// SPDX-License-Identifier: GPL-2.0-only
+//! What this host offers: rights, kernel, module, BPF file system, and the lock among instances of this tool.
+
+use std::fs::{self, DirBuilder, File};
+use std::os::unix::fs::DirBuilderExt;
+use std::path::Path;
+use std::thread::sleep;
+use std::time::{Duration, Instant};
+
+use anyhow::{Context, Result};
+use rustix::fs::FlockOperation;
+use rustix::mount::MountFlags;
+
+use crate::counters::Counters;
+use crate::fault::Fault;
+use crate::release;
+use crate::status::Module;
+
+const LOCK: &str = "/run/tcp-splice-ctl.lock";
+const MODULE: &str = "/sys/module/tcp_splice";
+const BPFFS: &str = "/sys/fs/bpf";
+const BPF_FS_MAGIC: i64 = 0xcafe4a11;
+/// In a network namespace of its own this process has no such file; the first process lives in the initial one.
+const COUNTERS: [&str; 2] = ["/proc/net/tcp_splice_stat", "/proc/1/net/tcp_splice_stat"];
+const RELEASE_LIMIT: Duration = Duration::from_secs(2);
+
+/// Refuses anybody but root.
+pub fn check_root() -> Result<(), Fault> {
+    match rustix::process::geteuid().is_root() {
+        true => Ok(()),
+        false => Err(Fault::NotRoot),
+    }
+}
+
+/// Refuses a kernel that cannot run the policy program, and a host without the module.
+pub fn check_kernel() -> Result<(), Fault> {
+    let uname = rustix::system::uname();
+    let running = uname.release().to_string_lossy();
+    if release::too_old(&running) {
+        return Err(Fault::KernelTooOld(running.into_owned()));
+    }
+    if !Path::new("/sys/kernel/btf/vmlinux").exists() {
+        return Err(Fault::NoBtf);
+    }
+    match module().loaded {
+        true => Ok(()),
+        false => Err(Fault::NoModule),
+    }
+}
+
+/// Waits until no other instance of this tool is at work; the lock ends with the value.
+pub fn lock() -> Result<File> {
+    let lock = File::options()
+        .create(true)
+        .truncate(false)
+        .write(true)
+        .open(LOCK);
+    let lock = lock.with_context(|| format!("failed to open lock file {LOCK}"))?;
+    rustix::fs::flock(&lock, FlockOperation::LockExclusive)
+        .with_context(|| format!("failed to lock {LOCK}"))?;
+    Ok(lock)
+}
+
+/// What can be known of the module.
+pub fn module() -> Module {
+    let ring_kbytes = fs::read_to_string(format!("{MODULE}/parameters/ring_kbytes")).ok();
+    Module {
+        loaded: fs::read_to_string(format!("{MODULE}/initstate"))
+            .is_ok_and(|state| state.trim() == "live"),
+        ring_kbytes: ring_kbytes.and_then(|text| text.trim().parse().ok()),
+    }
+}
+
+/// The module's counters, `None` when they cannot be read.
+pub fn counters() -> Option<Counters> {
+    let text = COUNTERS
+        .iter()
+        .find_map(|path| fs::read_to_string(path).ok())?;
+    Some(Counters::parse(&text))
+}
+
+/// How many users hold the module.
+pub fn module_users() -> Option<u32> {
+    fs::read_to_string(format!("{MODULE}/refcnt"))
+        .ok()?
+        .trim()
+        .parse()
+        .ok()
+}
+
+/// Waits for the module to have fewer users than `before`. A program that was just detached goes only after a grace period;
+/// this makes `tcp-splice-ctl disable && rmmod tcp_splice` work.
+pub fn await_fewer_module_users(before: Option<u32>) {
+    let Some(before) = before.filter(|&users| users > 0) else {
+        return;
+    };
+    let limit = Instant::now() + RELEASE_LIMIT;
+    while Instant::now() < limit && module_users().is_some_and(|users| users >= before) {
+        sleep(Duration::from_millis(5));
+    }
+}
+
+/// True when the BPF file system is mounted where pins belong.
+pub fn bpffs_mounted() -> bool {
+    rustix::fs::statfs(BPFFS).is_ok_and(|fs| fs.f_type == BPF_FS_MAGIC)
+}
+
+/// Mounts the BPF file system as systemd does, if it is not mounted.
+pub fn mount_bpffs() -> Result<()> {
+    if bpffs_mounted() {
+        return Ok(());
+    }
+    let flags = MountFlags::NOSUID | MountFlags::NODEV | MountFlags::NOEXEC;
+    rustix::mount::mount("bpf", BPFFS, "bpf", flags, c"mode=700").with_context(|| {
+        format!("failed to mount the BPF file system: try mount -t bpf bpf {BPFFS}")
+    })
+}
+
+/// Makes a directory for root only, if it is missing.
+pub fn make_dir(path: &Path) -> Result<()> {
+    if path.is_dir() {
+        return Ok(());
+    }
+    let made = DirBuilder::new().mode(0o700).create(path);
+    made.with_context(|| format!("failed to create {}", path.display()))
+}
