@@ -1,2 +1,118 @@
 // SPDX-License-Identifier: GPL-2.0-only
-fn main() {}
+//! The VM world of tcp-splice: makes a root file system, builds the project inside it, boots it, runs
+//! tests, benchmarks or a shell there, and brings the results back.
+
+mod accel;
+mod apt;
+mod cache;
+mod checkout;
+mod commands;
+mod console;
+mod guest;
+mod host;
+mod klog;
+mod payload;
+mod qemu;
+mod rootfs;
+mod sys;
+mod tally;
+mod ui;
+mod verdict;
+
+use std::path::PathBuf;
+use std::process::ExitCode;
+
+use clap::{Args, Parser, Subcommand};
+
+#[derive(Parser)]
+#[command(
+    name = "cargo xtask",
+    about = "Test world of tcp-splice: a VM that builds and boots itself"
+)]
+struct Cli {
+    #[command(subcommand)]
+    command: Task,
+}
+
+#[derive(Subcommand)]
+enum Task {
+    /// Open a shell in the guest, or run a command there (one word is a shell script)
+    Vm {
+        #[command(flatten)]
+        vm: VmOptions,
+        /// The command; its files in /results come back to results/vm
+        #[arg(last = true)]
+        command: Vec<String>,
+    },
+    /// Run the host tests, then the tests in the guest
+    Test {
+        #[command(flatten)]
+        vm: VmOptions,
+        /// Run only tests whose name contains this
+        filter: Option<String>,
+    },
+    /// Run the host tests only
+    TestHost,
+    /// Run the tests in the guest only
+    TestVm {
+        #[command(flatten)]
+        vm: VmOptions,
+        /// Run only tests whose name contains this
+        filter: Option<String>,
+    },
+    /// Measure real programs over plain TCP, spliced, and spliced with busy polling
+    Demo {
+        #[command(flatten)]
+        vm: VmOptions,
+        /// More arguments for tcp-splice-bench
+        #[arg(last = true)]
+        more: Vec<String>,
+    },
+    /// Make the guest's root file system and build the project inside, without booting
+    Build,
+    /// Remove everything from the cache
+    Purge,
+}
+
+/// How the guest is booted.
+#[derive(Args, Clone)]
+pub struct VmOptions {
+    /// kvm or tcg, instead of finding out
+    #[arg(long, env = "TCP_SPLICE_ACCEL")]
+    accel: Option<qemu::Accel>,
+    /// Number of processors of the guest
+    #[arg(long, default_value_t = 2)]
+    cpus: u32,
+    /// Memory of the guest in MiB
+    #[arg(long, default_value_t = 2048)]
+    memory: u32,
+    /// Seconds after which the guest is ended and counts as failed
+    #[arg(long, default_value_t = 900)]
+    time_limit: u64,
+    /// More words for the guest kernel's command line
+    #[arg(long, default_value = "", allow_hyphen_values = true)]
+    append: String,
+    /// Boot this bzImage instead (with virtio-blk, ext4 and virtio-console built in)
+    #[arg(long)]
+    kernel: Option<PathBuf>,
+}
+
+fn main() -> ExitCode {
+    ui::start_clock();
+    let result = match Cli::parse().command {
+        Task::Vm { vm, command } => commands::vm(&vm, &command),
+        Task::Test { vm, filter } => commands::test(&vm, filter.as_deref()),
+        Task::TestHost => commands::test_host(),
+        Task::TestVm { vm, filter } => commands::test_vm(&vm, filter.as_deref()),
+        Task::Demo { vm, more } => commands::demo(&vm, &more),
+        Task::Build => commands::build(),
+        Task::Purge => commands::purge(),
+    };
+    match result {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            ui::line(format_args!("error: {error:#}"));
+            ExitCode::FAILURE
+        }
+    }
+}

@@ -1,0 +1,68 @@
+# SPDX-License-Identifier: GPL-2.0-only
+# `make help` lists what can be done.
+
+KVER    ?= $(shell uname -r)
+DESTDIR ?=
+CARGO   ?= cargo
+CLANG   ?= clang
+FILTER  ?=
+
+MODULE  := kmod/tcp_splice.ko
+CTL     := target/release/tcp-splice-ctl
+MODDIR  := $(DESTDIR)/lib/modules/$(KVER)/extra
+SBINDIR := $(DESTDIR)/usr/sbin
+
+.PHONY: all help deps module bpf ctl install clean vm demo test test-host test-vm check
+
+all: module bpf ctl ## build the module, the policy program and the control tool (the default)
+
+help: ## list the targets
+	@sed -n 's/^\([a-z][a-z-]*\):.*## /\1|/p' $(MAKEFILE_LIST) | awk -F'|' '{ printf "  make %-10s %s\n", $$1, $$2 }'
+	@echo 'Variables: KVER=$(KVER)  DESTDIR=$(DESTDIR)  FILTER=  (part of the names of the tests to run)'
+
+deps: ## install the packages needed to build here (run it with sudo)
+	@KVER='$(KVER)' sh xtask/host/deps.sh
+
+module: ## build kmod/tcp_splice.ko for KVER
+	$(MAKE) -C kmod KVER='$(KVER)'
+
+bpf: build/policy.bpf.o ## build the policy program alone, into build/ (the tool has it built in)
+
+build/policy.bpf.o: $(wildcard bpf/*)
+	@mkdir -p build
+	$(CLANG) -g -O2 -target bpf -D__TARGET_ARCH_x86 -Ibpf -Wall -Werror -c bpf/policy.bpf.c -o $@
+
+ctl: ## build tcp-splice-ctl
+	$(CARGO) build --release --locked -p tcp-splice-ctl
+
+# Builds nothing, so that `sudo make install` needs no compiler in root's PATH.
+install: ## install what was built into DESTDIR
+	@for file in $(MODULE) $(CTL); do \
+		[ -e $$file ] || { echo "$$file is not there: run make first" >&2; exit 1; }; done
+	install -D -m 644 $(MODULE) '$(MODDIR)/tcp_splice.ko'
+	install -D -m 755 $(CTL) '$(SBINDIR)/tcp-splice-ctl'
+	@[ -n '$(DESTDIR)' ] || { echo depmod -a '$(KVER)'; PATH="$$PATH:/usr/sbin:/sbin" depmod -a '$(KVER)'; }
+
+clean: ## remove what was built here (not the cache of the VM world: cargo xtask purge)
+	$(MAKE) -C kmod clean KVER='$(KVER)'
+	$(CARGO) clean
+	rm -rf build
+
+vm: ## a shell in a VM with everything installed
+	@$(CARGO) xtask vm
+
+demo: ## measure real programs in a VM: plain TCP, spliced, spliced with busy polling
+	@$(CARGO) xtask demo
+
+test: ## host tests, then the tests in a VM
+	@$(CARGO) xtask test $(FILTER)
+
+test-host: ## host tests only
+	@$(CARGO) xtask test-host
+
+test-vm: ## tests in a VM only
+	@$(CARGO) xtask test-vm $(FILTER)
+
+check: ## format and lints
+	$(CARGO) fmt --all --check
+	$(CARGO) clippy --workspace --all-targets --locked -- -D warnings

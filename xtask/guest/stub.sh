@@ -1,0 +1,11 @@
+#!/bin/sh
+# SPDX-License-Identifier: GPL-2.0-only
+# The init of the base image: finds the payload and hands over to the init in there, so that the
+# base image need not be made again when anything of ours changes.
+mount -t proc proc /proc
+for word in $(cat /proc/cmdline); do
+	case $word in tcp_splice.payload=*) device=${word#*=} ;; esac
+done
+mount -o ro "$device" /payload && exec /payload/init
+echo "tcp-splice: failed to mount the payload $device"
+echo b >/proc/sysrq-trigger

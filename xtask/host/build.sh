@@ -1,0 +1,41 @@
+#!/bin/sh
+# SPDX-License-Identifier: GPL-2.0-only
+# Builds the project inside the root file system, the way the README tells its users to. Run as root,
+# in a mount namespace of its own, so that no mount can be left behind.
+# usage: build.sh ROOT WORK CARGO_HOME KVER [NAME=VALUE...]
+# WORK/src is the checkout's copy, WORK/out becomes what is laid over the guest's root.
+set -eu
+root=$1 work=$2 cargo=$3 kver=$4
+shift 4
+
+rm -rf "$work/out"
+mkdir -p "$work/out"
+mount -t proc proc "$root/proc"
+mount --rbind /dev "$root/dev"
+mount --bind "$work/src" "$root/src"
+mount --bind "$work/out" "$root/out"
+mount --bind "$cargo" "$root/cargo"
+mount --bind /etc/resolv.conf "$root/etc/resolv.conf"
+[ ! -e /etc/ssl/certs/ca-certificates.crt ] ||
+	mount --bind /etc/ssl/certs/ca-certificates.crt "$root/etc/ssl/certs/ca-certificates.crt"
+
+chroot "$root" env -i PATH=/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin HOME=/root LANG=C.UTF-8 \
+	CARGO_HOME=/cargo CARGO_TERM_COLOR=never "$@" sh -eu -c '
+	cd /src
+	make -j"$(nproc)" KVER='"$kver"'
+	make install KVER='"$kver"' DESTDIR=/out
+	cargo build --release --locked -p tcp-splice-tests -p tcp-splice-bench
+	install -D -t /out/usr/bin target/release/tcp-splice-tests target/release/tcp-splice-bench'
+
+# The index of all modules, ours included, so that modprobe works in the guest without a depmod there.
+# Files are shared with the root file system; depmod replaces its own and does not write into them.
+modules=$root/lib/modules/$kver tree=$work/modules
+rm -rf "$tree"
+cp -al "$modules" "$tree"
+mkdir -p "$work/out/lib/modules/$kver"
+cp -a "$work/out/lib/modules/$kver/." "$tree/"
+mount --bind "$tree" "$modules"
+chroot "$root" depmod "$kver"
+cp "$tree"/modules.* "$work/out/lib/modules/$kver/"
+umount "$modules"
+rm -rf "$tree"

@@ -1,0 +1,281 @@
+// SPDX-License-Identifier: GPL-2.0-only
+//! What `cargo xtask` can do, one function each.
+
+use std::fs;
+use std::io::{BufRead, BufReader};
+use std::path::{Path, PathBuf};
+use std::process::{Command, Stdio};
+use std::time::Duration;
+
+use anyhow::{Context, Result, bail};
+
+use crate::guest::{self, Boot, Outcome};
+use crate::payload::{self, Job, Payload};
+use crate::qemu::{Disks, Machine};
+use crate::rootfs::{self, Rootfs};
+use crate::tally::Tally;
+use crate::ui::{self, Step};
+use crate::{VmOptions, accel, cache, checkout, host};
+
+/// A guest under emulation on a busy machine says hello within seconds; this is for the worst.
+const HELLO: Duration = Duration::from_secs(120);
+
+/// A shell or a command in the guest.
+///
+/// # Errors
+/// When the guest does not boot, the command fails or the kernel complains.
+pub fn vm(options: &VmOptions, command: &[String]) -> Result<()> {
+    let job = if command.is_empty() {
+        Job::Shell
+    } else {
+        Job::Command(command)
+    };
+    let outcome = prepare()?.boot(options, &job, "vm")?;
+    guest::verdict_of(&outcome.complaints)
+}
+
+/// Host tests, then guest tests; the last line is the sum.
+///
+/// # Errors
+/// When a test fails or cannot be run.
+pub fn test(options: &VmOptions, filter: Option<&str>) -> Result<()> {
+    let mut tally = host_tests(filter)?;
+    tally += vm_tests(options, filter).unwrap_or_else(|error| {
+        ui::line(format_args!("error: {error:#}"));
+        Tally::ONE_FAILED
+    });
+    summary(tally)
+}
+
+/// Host tests only.
+///
+/// # Errors
+/// When a test fails or cannot be run.
+pub fn test_host() -> Result<()> {
+    summary(host_tests(None)?)
+}
+
+/// Guest tests only.
+///
+/// # Errors
+/// When a test fails or cannot be run.
+pub fn test_vm(options: &VmOptions, filter: Option<&str>) -> Result<()> {
+    summary(vm_tests(options, filter)?)
+}
+
+fn summary(tally: Tally) -> Result<()> {
+    println!("{tally}");
+    if tally.failed > 0 || tally.passed == 0 {
+        std::process::exit(1);
+    }
+    Ok(())
+}
+
+/// The benchmark in the guest.
+///
+/// # Errors
+/// When it fails or the kernel complains.
+pub fn demo(options: &VmOptions, more: &[String]) -> Result<()> {
+    let prepared = prepare()?;
+    let accel = prepared.accel(options)?;
+    let options = VmOptions {
+        accel: Some(accel),
+        ..options.clone()
+    };
+    let bench = [
+        "env",
+        &format!("TCP_SPLICE_ACCEL={accel}"),
+        "tcp-splice-bench",
+        "run",
+        "--out",
+        "/results",
+    ];
+    let command: Vec<_> = bench
+        .into_iter()
+        .map(str::to_owned)
+        .chain(more.iter().cloned())
+        .collect();
+    let outcome = prepared.boot(&options, &Job::Command(&command), "demo")?;
+    guest::verdict_of(&outcome.complaints)
+}
+
+/// Root file system and build, without booting.
+///
+/// # Errors
+/// When something cannot be made.
+pub fn build() -> Result<()> {
+    prepare().map(drop)
+}
+
+/// Removes the cache.
+///
+/// # Errors
+/// When it cannot be removed.
+pub fn purge() -> Result<()> {
+    rootfs::remove(&cache::dir()?)
+}
+
+/// Everything that a boot needs.
+struct Prepared {
+    rootfs: Rootfs,
+    payload: Payload,
+}
+
+fn prepare() -> Result<Prepared> {
+    host::need(host::VM_PACKAGES)?;
+    let rootfs = rootfs::get()?;
+    let payload = payload::build(&rootfs)?;
+    Ok(Prepared { rootfs, payload })
+}
+
+impl Prepared {
+    fn machine(&self, options: &VmOptions) -> Machine {
+        Machine {
+            kernel: options
+                .kernel
+                .clone()
+                .unwrap_or_else(|| self.rootfs.vmlinuz()),
+            base: self.rootfs.image(),
+            disks: if options.kernel.is_some() {
+                Disks::Virtio
+            } else {
+                Disks::Nvme
+            },
+            cpus: options.cpus,
+            memory: options.memory,
+            append: options.append.clone(),
+        }
+    }
+
+    fn accel(&self, options: &VmOptions) -> Result<crate::qemu::Accel> {
+        match options.accel {
+            Some(accel) => Ok(accel),
+            None => accel::choose(&self.machine(options), &self.payload),
+        }
+    }
+
+    /// Boots with this job; logs go to results/log, the guest's files to results/NAME.
+    fn boot(self, options: &VmOptions, job: &Job, name: &str) -> Result<Outcome> {
+        let machine = self.machine(options);
+        let accel = self.accel(options)?;
+        let dir = tempfile::Builder::new()
+            .prefix("boot-")
+            .tempdir_in(cache::dir()?)?;
+        let image = self.payload.image(dir.path(), job)?;
+        drop(self.payload);
+        let shell = matches!(job, Job::Shell);
+        let boot = Boot {
+            machine: &machine,
+            accel,
+            payload: &image,
+            dir: dir.path(),
+            shell,
+            hello_limit: HELLO,
+            time_limit: (!shell).then_some(Duration::from_secs(options.time_limit)),
+            loud: true,
+        };
+        let outcome = boot.run()?;
+        let results = checkout::dir().join("results");
+        guest::keep_logs(dir.path(), &results.join("log"), name)?;
+        bring_back(&outcome.results, &results.join(name))?;
+        Ok(outcome)
+    }
+}
+
+/// Moves what the guest left into `target`, file by file, and says so.
+fn bring_back(from: &Path, target: &Path) -> Result<()> {
+    for entry in fs::read_dir(from)?.flatten() {
+        fs::create_dir_all(target)
+            .with_context(|| format!("failed to create {}", target.display()))?;
+        let to = target.join(entry.file_name());
+        let mut copy = Command::new("cp");
+        crate::sys::output(copy.args(["-r", "-T"]).arg(entry.path()).arg(&to))?;
+        ui::line(format_args!("from the guest: {}", to.display()));
+    }
+    Ok(())
+}
+
+fn vm_tests(options: &VmOptions, filter: Option<&str>) -> Result<Tally> {
+    let mut command = vec!["tcp-splice-tests".to_owned()];
+    // A single word would be taken for a shell script, which is the same here.
+    command.extend(filter.map(str::to_owned));
+    let outcome = prepare()?.boot(options, &Job::Command(&command), "test")?;
+    let mut tally = Tally::of_output(&outcome.output);
+    let only_exit_status = outcome
+        .complaints
+        .iter()
+        .all(|line| line.starts_with("the command exited"));
+    if !(only_exit_status && (tally.failed > 0 || outcome.complaints.is_empty())) {
+        tally += Tally::ONE_FAILED;
+    }
+    for complaint in &outcome.complaints {
+        ui::line(format_args!("guest: {complaint}"));
+    }
+    Ok(tally)
+}
+
+fn host_tests(filter: Option<&str>) -> Result<Tally> {
+    host::need(host::TEST_PACKAGES)?;
+    let mut tally = cargo_test("host tests", &["--workspace", "--release"], "", filter)?;
+    for model in ["loom", "shuttle"] {
+        if checkout::dir()
+            .join(format!("core/tests/{model}.rs"))
+            .exists()
+        {
+            let arguments = ["-p", "tcp-splice-core", "--release", "--test", model];
+            tally += cargo_test(
+                &format!("{model} models of the core"),
+                &arguments,
+                model,
+                filter,
+            )?;
+        }
+    }
+    Ok(tally)
+}
+
+/// Runs `cargo test` with a `--cfg`, which gets a target directory of its own so that nothing is built twice.
+fn cargo_test(what: &str, arguments: &[&str], cfg: &str, filter: Option<&str>) -> Result<Tally> {
+    let mut step = Step::start(what);
+    let mut cargo = Command::new(std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into()));
+    cargo
+        .current_dir(checkout::dir())
+        .args(["test", "--locked", "--no-fail-fast"])
+        .args(arguments);
+    cargo.args(filter);
+    if !cfg.is_empty() {
+        let target: PathBuf = checkout::dir().join("target").join(cfg);
+        cargo
+            .env("RUSTFLAGS", format!("--cfg {cfg}"))
+            .env("CARGO_TARGET_DIR", target);
+    }
+    let (reader, writer) = rustix::pipe::pipe().context("failed to make a pipe")?;
+    cargo
+        .stdin(Stdio::null())
+        .stdout(writer.try_clone()?)
+        .stderr(writer);
+    let mut child = cargo.spawn().context("failed to start cargo")?;
+    drop(cargo);
+    let mut output = String::new();
+    for line in BufReader::new(fs::File::from(reader)).lines() {
+        let line = line?;
+        step.detail(&line);
+        output.push_str(&line);
+        output.push('\n');
+    }
+    let mut tally = Tally::of_output(&output);
+    let status = child.wait()?;
+    if !status.success() {
+        ui::line(&output);
+        if tally.failed == 0 {
+            tally += Tally::ONE_FAILED;
+        }
+        drop(step);
+        return Ok(tally);
+    }
+    if tally.passed == 0 && filter.is_none() {
+        bail!("failed to find any test in the output of cargo test");
+    }
+    step.done(tally);
+    Ok(tally)
+}

@@ -1,0 +1,192 @@
+// SPDX-License-Identifier: GPL-2.0-only
+//! The QEMU command line.
+
+use std::fmt;
+use std::path::{Path, PathBuf};
+use std::process::Command;
+
+/// How the guest's instructions are run.
+#[derive(
+    Debug, Clone, Copy, PartialEq, Eq, clap::ValueEnum, serde::Serialize, serde::Deserialize,
+)]
+#[serde(rename_all = "lowercase")]
+pub enum Accel {
+    /// by the processor
+    Kvm,
+    /// by emulation
+    Tcg,
+}
+
+impl fmt::Display for Accel {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::Kvm => "kvm",
+            Self::Tcg => "tcg",
+        })
+    }
+}
+
+/// How the guest sees its disks; decided by what its kernel has built in, since there is no initrd.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Disks {
+    /// Debian's cloud kernel
+    Nvme,
+    /// small kernels of our own
+    Virtio,
+}
+
+/// A machine to boot.
+#[derive(Debug, Clone)]
+pub struct Machine {
+    /// bzImage
+    pub kernel: PathBuf,
+    /// image of the root file system, opened with snapshot=on
+    pub base: PathBuf,
+    /// kind of disks
+    pub disks: Disks,
+    /// number of processors
+    pub cpus: u32,
+    /// MiB
+    pub memory: u32,
+    /// more words for the kernel's command line
+    pub append: String,
+}
+
+/// Where the guest's channels end on the host: files in one directory.
+pub struct Channels<'a>(pub &'a Path);
+
+impl Channels<'_> {
+    /// The serial console: the kernel's messages.
+    pub fn console(&self) -> PathBuf {
+        self.0.join("console.log")
+    }
+
+    /// JSON lines, see [`crate::verdict`].
+    pub fn verdict(&self) -> PathBuf {
+        self.0.join("verdict")
+    }
+
+    /// A tar stream.
+    pub fn files(&self) -> PathBuf {
+        self.0.join("files.tar")
+    }
+}
+
+impl Machine {
+    /// The command that boots this machine. Standard output (and input for a shell) is the guest's.
+    pub fn command(
+        &self,
+        accel: Accel,
+        payload: &Path,
+        channels: &Channels,
+        shell: bool,
+    ) -> Command {
+        // setpriv: should this program be killed, QEMU goes with it.
+        let mut command = Command::new("setpriv");
+        command.args(["--pdeathsig", "TERM", "qemu-system-x86_64"]);
+        command.args([
+            "-nodefaults",
+            "-no-user-config",
+            "-display",
+            "none",
+            "-no-reboot",
+        ]);
+        command.args(match accel {
+            Accel::Kvm => ["-accel", "kvm", "-cpu", "host"],
+            Accel::Tcg => ["-accel", "tcg,thread=multi", "-cpu", "max"],
+        });
+        command
+            .arg("-smp")
+            .arg(self.cpus.to_string())
+            .arg("-m")
+            .arg(self.memory.to_string());
+        command
+            .arg("-kernel")
+            .arg(&self.kernel)
+            .arg("-append")
+            .arg(self.command_line());
+        self.disks(&mut command, payload);
+        command.args(["-device", "virtio-rng-pci", "-device", "virtio-serial-pci"]);
+        command
+            .arg("-chardev")
+            .arg(file("console", &channels.console()))
+            .args(["-serial", "chardev:console"]);
+        port(
+            &mut command,
+            "verdict",
+            &file("verdict", &channels.verdict()),
+        );
+        port(&mut command, "files", &file("files", &channels.files()));
+        if shell {
+            command.args([
+                "-chardev",
+                "stdio,id=shell,signal=off,mux=on",
+                "-mon",
+                "shell",
+            ]);
+            command.args(["-device", "virtconsole,chardev=shell"]);
+        } else {
+            port(&mut command, "output", "stdio,id=output,signal=off");
+        }
+        command
+    }
+
+    /// A panic and an oops end the guest at once (`-no-reboot`); warnings do not, so that the log shows all
+    /// of them, but every one is a failure in the end (see [`crate::klog`]).
+    fn command_line(&self) -> String {
+        let (root, payload) = match self.disks {
+            Disks::Nvme => ("/dev/nvme0n1", "/dev/nvme0n2"),
+            Disks::Virtio => ("/dev/vda", "/dev/vdb"),
+        };
+        format!(
+            "console=ttyS0 loglevel=5 log_buf_len=4M panic=-1 oops=panic root={root} rootfstype=ext4 rw \
+             init=/usr/sbin/tcp-splice-init tcp_splice.payload={payload} {}",
+            self.append
+        )
+    }
+
+    fn disks(&self, command: &mut Command, payload: &Path) {
+        let drive = |id: &str, path: &Path, more: &str| {
+            format!("file={},format=raw,if=none,id={id},{more}", escaped(path))
+        };
+        command
+            .arg("-drive")
+            .arg(drive("root", &self.base, "snapshot=on,cache=unsafe"));
+        command
+            .arg("-drive")
+            .arg(drive("payload", payload, "readonly=on"));
+        command.args(match self.disks {
+            Disks::Nvme => [
+                "-device",
+                "nvme,id=disks,serial=tcp-splice",
+                "-device",
+                "nvme-ns,drive=root,bus=disks,nsid=1",
+                "-device",
+                "nvme-ns,drive=payload,bus=disks,nsid=2",
+            ]
+            .as_slice(),
+            Disks::Virtio => &[
+                "-device",
+                "virtio-blk-pci,drive=root",
+                "-device",
+                "virtio-blk-pci,drive=payload",
+            ],
+        });
+    }
+}
+
+fn port(command: &mut Command, name: &str, chardev: &str) {
+    command.arg("-chardev").arg(chardev);
+    command.arg("-device").arg(format!(
+        "virtserialport,chardev={name},name=tcp_splice.{name}"
+    ));
+}
+
+fn file(id: &str, path: &Path) -> String {
+    format!("file,id={id},path={}", escaped(path))
+}
+
+/// QEMU's options end at a comma; a doubled one is a comma.
+fn escaped(path: &Path) -> String {
+    path.to_string_lossy().replace(',', ",,")
+}
