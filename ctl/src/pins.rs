@@ -2,14 +2,15 @@
 //! The attachment and its pin in the BPF file system.
 //!
 //! There is one pin, `link`, which names the attachment in force. A policy for the same cgroup replaces the program of that
-//! link in one step. A policy for another cgroup goes through `link.new`:
+//! link in one step. A policy for another cgroup goes through `link_new`:
 //!
-//! 1. attach to the new cgroup, pin as `link.new`
+//! 1. attach to the new cgroup, pin as `link_new`
 //! 2. detach `link` (its pin stays)
-//! 3. rename `link.new` to `link`
+//! 3. rename `link_new` to `link`
 //!
 //! So there is no moment without a policy. After a crash between two steps the next `enable` carries out those that are left,
-//! and the next `disable` removes both pins. Instances of this tool exclude each other by [`crate::host::lock`].
+//! and the next `disable` removes both pins. Instances of this tool exclude each other by [`crate::host::lock`]. The names
+//! have no dot, since the BPF file system keeps dots to itself.
 
 use std::fs;
 use std::io;
@@ -28,7 +29,7 @@ use crate::status::{Attached, Cgroup, Status};
 
 const DIR: &str = "/sys/fs/bpf/tcp_splice";
 const CURRENT: &str = "/sys/fs/bpf/tcp_splice/link";
-const NEXT: &str = "/sys/fs/bpf/tcp_splice/link.new";
+const NEXT: &str = "/sys/fs/bpf/tcp_splice/link_new";
 
 /// An attachment of ours, found by its pin.
 struct Pin {
@@ -143,7 +144,7 @@ fn finish(current: Option<Pin>, next: Pin) -> Result<Option<Pin>> {
     Ok(current)
 }
 
-/// Steps 2 and 3: makes `link.new` the attachment in force.
+/// Steps 2 and 3: makes `link_new` the attachment in force.
 fn adopt(current: Option<Pin>) -> Result<()> {
     if let Some(pin) = current {
         pin.detach()?;
