@@ -42,11 +42,11 @@ pub enum Fault {
     #[error("{} is a cgroup v1 directory: name one of cgroup v2, often /sys/fs/cgroup/unified", .0.display())]
     Cgroup1(PathBuf),
     /// Somebody else's object has the name of our pin.
-    #[error("{} is {what}, not an attachment of tcp-splice-ctl: move it away or remove it", .path.display())]
+    #[error("{} is in the way: it is {what}; move it away or remove it", .path.display())]
     ForeignPin {
         /// Where it is.
         path: PathBuf,
-        /// What it is, with its article.
+        /// What it is, or is not.
         what: String,
     },
 }
@@ -58,7 +58,7 @@ mod tests {
     #[test]
     fn each_says_what_is_wrong_and_what_to_do() {
         let path = || PathBuf::from("/tmp/x");
-        let what = "a map".to_owned();
+        let what = "a pinned program or map".to_owned();
         for (fault, want) in [
             (
                 Fault::NotRoot,
@@ -99,7 +99,7 @@ mod tests {
             ),
             (
                 Fault::ForeignPin { path: path(), what },
-                "/tmp/x is a map, not an attachment of tcp-splice-ctl: move it away or remove it",
+                "/tmp/x is in the way: it is a pinned program or map; move it away or remove it",
             ),
         ] {
             assert_eq!(fault.to_string(), want);

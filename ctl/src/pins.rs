@@ -43,35 +43,26 @@ struct Pin {
 impl Pin {
     /// Opens the pin at `path`; a missing one is no error, one of somebody else is.
     fn open(path: &'static str) -> Result<Option<Self>> {
-        let foreign = |what: &str| Fault::ForeignPin {
-            path: path.into(),
-            what: what.to_owned(),
-        };
-        match fs::symlink_metadata(path) {
-            Ok(metadata) if metadata.is_file() => {}
-            Ok(_) => return Err(foreign("not a pinned object").into()),
-            Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),
-            Err(error) => {
-                return Err(error).with_context(|| format!("failed to examine pin {path}"));
-            }
+        if !is_file(path)? {
+            return Ok(None);
         }
         let link = Link::open(path).with_context(|| format!("failed to open pin {path}"))?;
         if !is_link(&link) {
-            return Err(foreign("a pinned program or map").into());
+            return Err(foreign(path, "a pinned program or map").into());
         }
         let info = link
             .info()
             .with_context(|| format!("failed to examine pin {path}"))?;
+        let other = || foreign(path, "the attachment of another program");
         let cgroup = match info.info {
-            LinkTypeInfo::Cgroup(cgroup)
-                if matches!(cgroup.attach_type, ProgramAttachType::CgroupSockOps) =>
+            LinkTypeInfo::Cgroup(link)
+                if matches!(link.attach_type, ProgramAttachType::CgroupSockOps) =>
             {
-                cgroup.cgroup_id
+                link.cgroup_id
             }
-            _ => return Err(foreign("the attachment of another program").into()),
+            _ => return Err(other().into()),
         };
-        let policy = program::identify(info.prog_id)
-            .ok_or_else(|| foreign("the attachment of another program"))?;
+        let policy = program::identify(info.prog_id).ok_or_else(other)?;
         let cgroup = (cgroup != 0).then_some(cgroup);
         Ok(Some(Self {
             path,
@@ -103,6 +94,26 @@ impl Pin {
             policy: self.policy,
             cgroup,
         })
+    }
+}
+
+/// Whether there is anything at `path` that can be opened as a pin; `false` when there is nothing at all.
+fn is_file(path: &'static str) -> Result<bool> {
+    match fs::symlink_metadata(path) {
+        Ok(metadata) if metadata.is_file() => Ok(true),
+        Ok(_) => Err(foreign(path, "not a pinned object").into()),
+        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(false),
+        Err(error) if error.kind() == io::ErrorKind::NotADirectory => {
+            Err(foreign(DIR, "not a directory").into())
+        }
+        Err(error) => Err(error).with_context(|| format!("failed to examine pin {path}")),
+    }
+}
+
+fn foreign(path: &str, what: &str) -> Fault {
+    Fault::ForeignPin {
+        path: path.into(),
+        what: what.to_owned(),
     }
 }
 
@@ -189,7 +200,7 @@ pub fn inspect() -> Result<Status> {
                 .problems
                 .push("an enable was interrupted: run enable or disable again".to_owned());
         }
-        if current.as_ref().is_some_and(|pin| pin.cgroup.is_none()) {
+        if next.is_none() && current.as_ref().is_some_and(|pin| pin.cgroup.is_none()) {
             status.problems.push(
                 "the cgroup of the last policy was removed: run enable or disable".to_owned(),
             );
