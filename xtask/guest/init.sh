@@ -13,7 +13,6 @@ export HOME=/root LANG=C.UTF-8 TERM=linux RUST_BACKTRACE=1
 
 mount_all() {
 	mount -t sysfs sysfs /sys
-	mountpoint -q /dev || mount -t devtmpfs dev /dev
 	mkdir -p /dev/pts /dev/shm
 	mount -t devpts -o gid=5,mode=620,ptmxmode=666 devpts /dev/pts
 	for dir in /dev/shm /run /tmp; do mount -t tmpfs tmpfs $dir; done
@@ -93,7 +92,7 @@ mkdir -p /run/back/results
 ln -snf /run/back/results /results
 exec 3>"$(port tcp_splice.verdict)"
 verdict '{"event":"hello","kernel":"%s","cpus":%s,"uptime":%s}\n' "$(uname -r)" "$(nproc)" "$(cut -d' ' -f1 /proc/uptime)"
-cp -a --keep-directory-symlink /payload/root/. /
+tar -C /payload/root -cf - . | tar -C / -xf - --keep-directory-symlink
 network
 dmesg -n 7
 if [ -e /payload/job/command ]; then command; else shell; fi

@@ -1,10 +1,10 @@
 #!/bin/sh
 # SPDX-License-Identifier: GPL-2.0-only
 # Makes the guest's root file system. Run as root.
-# usage: make-root.sh DIR SUITE KERNEL_SUITE PACKAGES MIRROR-or-empty STUB [APTOPT...]
+# usage: make-root.sh DIR SUITE KERNEL_SUITE PACKAGES MIRROR-or-empty [APTOPT...]
 set -eu
-dir=$1 suite=$2 kernel_suite=$3 packages=$4 mirror=$5 stub=$6
-shift 6
+dir=$1 suite=$2 kernel_suite=$3 packages=$4 mirror=$5
+shift 5
 for option; do set -- "$@" "--aptopt=$option"; shift; done
 
 # No initrd is used (the disk and file system drivers are built in), so do not spend time on one.
@@ -18,5 +18,4 @@ mmdebstrap --mode=root --format=directory --variant=minbase --components=main --
 cd "$dir"
 mkdir -p payload src out cargo sys proc
 touch etc/resolv.conf
-install -m 755 "$stub" usr/sbin/tcp-splice-init
 rm -rf var/cache/apt/archives/*.deb var/lib/apt/lists/*

@@ -35,6 +35,15 @@ pub enum Disks {
     Virtio,
 }
 
+impl Disks {
+    fn root_device(self) -> &'static str {
+        match self {
+            Self::Nvme => "nvme,drive=root,serial=tcp-splice",
+            Self::Virtio => "virtio-blk-pci,drive=root",
+        }
+    }
+}
+
 /// A machine to boot.
 #[derive(Debug, Clone)]
 pub struct Machine {
@@ -126,7 +135,8 @@ impl Machine {
             ]);
             command.args(["-device", "virtconsole,chardev=shell"]);
         } else {
-            port(&mut command, "output", "stdio,id=output,signal=off");
+            // Not the stdio backend: that one hangs up when standard input ends.
+            port(&mut command, "output", "file,id=output,path=/dev/fd/1");
         }
         command
     }
@@ -135,7 +145,7 @@ impl Machine {
     /// of them, but every one is a failure in the end (see [`crate::klog`]).
     fn command_line(&self) -> String {
         let (root, payload) = match self.disks {
-            Disks::Nvme => ("/dev/nvme0n1", "/dev/nvme0n2"),
+            Disks::Nvme => ("/dev/nvme0n1", "/dev/vda"),
             Disks::Virtio => ("/dev/vda", "/dev/vdb"),
         };
         format!(
@@ -155,23 +165,12 @@ impl Machine {
         command
             .arg("-drive")
             .arg(drive("payload", payload, "readonly=on"));
-        command.args(match self.disks {
-            Disks::Nvme => [
-                "-device",
-                "nvme,id=disks,serial=tcp-splice",
-                "-device",
-                "nvme-ns,drive=root,bus=disks,nsid=1",
-                "-device",
-                "nvme-ns,drive=payload,bus=disks,nsid=2",
-            ]
-            .as_slice(),
-            Disks::Virtio => &[
-                "-device",
-                "virtio-blk-pci,drive=root",
-                "-device",
-                "virtio-blk-pci,drive=payload",
-            ],
-        });
+        command.args([
+            "-device",
+            self.disks.root_device(),
+            "-device",
+            "virtio-blk-pci,drive=payload",
+        ]);
     }
 }
 

@@ -44,48 +44,50 @@ impl Rootfs {
 
     /// The disk image to boot from; never written to.
     pub fn image(&self) -> PathBuf {
-        self.dir.join("base.img")
+        self.dir
+            .join(format!("base-{}.img", cache::key(&[MAKE_IMAGE, STUB])))
     }
 
     /// The distribution's kernel.
     pub fn vmlinuz(&self) -> PathBuf {
         self.dir.join("vmlinuz")
     }
-
-    fn open(dir: PathBuf) -> Option<Self> {
-        let kver = fs::read_to_string(dir.join("kver")).ok()?.trim().to_owned();
-        Some(Self { dir, kver })
-    }
 }
 
-/// The root file system: from the cache, or made now.
+/// The root file system and its image: from the cache, or made now.
 ///
 /// # Errors
 /// When it cannot be made.
 pub fn get() -> Result<Rootfs> {
     let cache = cache::dir()?;
-    let dir = cache.join(format!("root-{}", recipe_key()));
-    if let Some(rootfs) = Rootfs::open(dir.clone()) {
-        return Ok(rootfs);
-    }
     let _lock = cache::lock(&cache, "root")?;
-    if let Some(rootfs) = Rootfs::open(dir.clone()) {
-        return Ok(rootfs);
+    let dir = cache.join(format!("root-{}", recipe_key()));
+    if !dir.exists() {
+        // Made under another name and renamed when finished: an interrupted run leaves no half of it.
+        let unfinished = cache.join("root.unfinished");
+        remove(&unfinished)?;
+        fs::create_dir(&unfinished)
+            .with_context(|| format!("failed to create {}", unfinished.display()))?;
+        make_root(&unfinished)?;
+        fs::rename(&unfinished, &dir)
+            .with_context(|| format!("failed to rename to {}", dir.display()))?;
     }
-    // Made under another name and renamed when finished: an interrupted run leaves no half of it.
-    let unfinished = cache.join("root.unfinished");
-    remove(&unfinished)?;
-    fs::create_dir(&unfinished)
-        .with_context(|| format!("failed to create {}", unfinished.display()))?;
-    make(&unfinished)?;
-    fs::rename(&unfinished, &dir)
-        .with_context(|| format!("failed to rename to {}", dir.display()))?;
-    Rootfs::open(dir).context("failed to find the version of the guest's kernel")
+    let mut rootfs = Rootfs {
+        dir,
+        kver: String::new(),
+    };
+    if !rootfs.image().exists() {
+        make_image(&rootfs)?;
+    }
+    let kver = fs::read_to_string(rootfs.dir.join("kver"));
+    kver.context("failed to find the version of the guest's kernel")?
+        .trim()
+        .clone_into(&mut rootfs.kver);
+    Ok(rootfs)
 }
 
 fn recipe_key() -> String {
-    let packages = package_list();
-    cache::key(&[SUITE, KERNEL_SUITE, &packages, MAKE_ROOT, MAKE_IMAGE, STUB])
+    cache::key(&[SUITE, KERNEL_SUITE, &package_list(), MAKE_ROOT])
 }
 
 fn package_list() -> String {
@@ -98,39 +100,42 @@ fn package_list() -> String {
         .join(",")
 }
 
-fn make(dir: &Path) -> Result<()> {
-    let script = |name: &str, text: &str| -> Result<PathBuf> {
-        let path = dir.join(name);
-        fs::write(&path, text).with_context(|| format!("failed to write {}", path.display()))?;
-        Ok(path)
-    };
-    let make_root = script("make-root.sh", MAKE_ROOT)?;
-    let make_image = script("make-image.sh", MAKE_IMAGE)?;
-    let stub = script("stub.sh", STUB)?;
-    let root = dir.join("root");
+fn write_script(dir: &Path, name: &str, text: &str) -> Result<PathBuf> {
+    let path = dir.join(name);
+    fs::write(&path, text).with_context(|| format!("failed to write {}", path.display()))?;
+    Ok(path)
+}
 
+fn make_root(dir: &Path) -> Result<()> {
+    let script = write_script(dir, "make-root.sh", MAKE_ROOT)?;
     let mut step = Step::start(format!(
-        "making the guest's root file system (Debian {SUITE}, once, about 2 minutes)"
+        "making the guest's root file system (Debian {SUITE}; once, a few minutes)"
     ));
-    let mut command = sys::privileged_script(&make_root);
+    let mut command = sys::privileged_script(&script);
     command
-        .arg(&root)
+        .arg(dir.join("root"))
         .args([SUITE, KERNEL_SUITE])
         .arg(package_list());
     command
         .arg(apt::mirror().unwrap_or_default())
-        .arg(&stub)
         .args(apt::options());
     sys::run_logged(&mut command, &dir.join("make-root.log"), &mut step)?;
     step.done("");
+    Ok(())
+}
 
+fn make_image(rootfs: &Rootfs) -> Result<()> {
+    let dir = &rootfs.dir;
+    let script = write_script(dir, "make-image.sh", MAKE_IMAGE)?;
+    let stub = write_script(dir, "stub.sh", STUB)?;
     let mut step = Step::start("making the guest's disk image (once)");
-    let mut command = sys::privileged_script(&make_image);
+    let mut command = sys::privileged_script(&script);
     command.args([
-        &root,
-        &dir.join("base.img"),
-        &dir.join("vmlinuz"),
-        &dir.join("kver"),
+        rootfs.root(),
+        rootfs.image(),
+        rootfs.vmlinuz(),
+        dir.join("kver"),
+        stub,
     ]);
     sys::run_logged(&mut command, &dir.join("make-image.log"), &mut step)?;
     step.done("");
