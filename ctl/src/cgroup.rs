@@ -12,7 +12,6 @@ use rustix::fs::{Mode, OFlags};
 
 use crate::fault::Fault;
 
-const CGROUP_SUPER_MAGIC: i64 = 0x27e0eb;
 const CGROUP2_SUPER_MAGIC: i64 = 0x63677270;
 
 /// An open directory of the cgroup v2 file system.
@@ -40,10 +39,13 @@ impl Dir {
             }
         };
         let failed = || format!("failed to examine {}", path.display());
-        match rustix::fs::fstatfs(&file).with_context(failed)?.f_type {
-            CGROUP2_SUPER_MAGIC => {}
-            CGROUP_SUPER_MAGIC => return Err(Fault::Cgroup1(path.into()).into()),
-            _ => return Err(Fault::NotCgroup2(path.into()).into()),
+        if rustix::fs::fstatfs(&file).with_context(failed)?.f_type != CGROUP2_SUPER_MAGIC {
+            let mounted = mounts().into_iter().next();
+            return Err(Fault::NotCgroup2 {
+                path: path.into(),
+                mounted,
+            }
+            .into());
         }
         let id = file.metadata().with_context(failed)?.ino();
         Ok(Self { file, id })
@@ -62,8 +64,13 @@ impl Dir {
 
 /// The directory of the cgroup with this number, if it can be seen from here.
 pub fn path_of(id: u64) -> Option<PathBuf> {
-    let mounts = fs::read_to_string("/proc/self/mountinfo").ok()?;
-    cgroup2_mounts(&mounts).find_map(|mount| find(&mount, id))
+    mounts().iter().find_map(|mount| find(mount, id))
+}
+
+/// Where cgroup v2 is mounted.
+fn mounts() -> Vec<PathBuf> {
+    let mounts = fs::read_to_string("/proc/self/mountinfo").unwrap_or_default();
+    cgroup2_mounts(&mounts).collect()
 }
 
 /// Looks through the tree breadth first: policies are attached near its root.
@@ -141,10 +148,14 @@ short line
         for (path, want) in [
             ("/nonexistent", Fault::NoCgroup("/nonexistent".into())),
             ("/proc/version", Fault::NotDirectory("/proc/version".into())),
-            ("/proc", Fault::NotCgroup2("/proc".into())),
         ] {
             let error = Dir::open(Path::new(path)).unwrap_err();
             assert_eq!(error.downcast_ref(), Some(&want), "{path}");
         }
+        let error = Dir::open(Path::new("/proc")).unwrap_err();
+        assert!(matches!(
+            error.downcast_ref(),
+            Some(Fault::NotCgroup2 { .. })
+        ));
     }
 }

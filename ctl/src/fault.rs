@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: GPL-2.0-only
 //! What stands in the way of a command, each said in one line that also tells what to do.
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use thiserror::Error;
 
@@ -36,11 +36,13 @@ pub enum Fault {
     #[error("{} is not a directory: name a directory of the cgroup v2 file system", .0.display())]
     NotDirectory(PathBuf),
     /// The path of `--cgroup` lies in another file system.
-    #[error("{} is not a cgroup v2 directory: it is usually /sys/fs/cgroup or a directory in it", .0.display())]
-    NotCgroup2(PathBuf),
-    /// A cgroup v1 hierarchy.
-    #[error("{} is a cgroup v1 directory: name one of cgroup v2, often /sys/fs/cgroup/unified", .0.display())]
-    Cgroup1(PathBuf),
+    #[error("{} is not a cgroup v2 directory: {}", .path.display(), where_cgroup2(.mounted.as_deref()))]
+    NotCgroup2 {
+        /// What was given.
+        path: PathBuf,
+        /// Where cgroup v2 is mounted, if anywhere.
+        mounted: Option<PathBuf>,
+    },
     /// Somebody else's object has the name of our pin.
     #[error("{} is in the way: it is {what}; move it away or remove it", .path.display())]
     ForeignPin {
@@ -49,6 +51,13 @@ pub enum Fault {
         /// What it is, or is not.
         what: String,
     },
+}
+
+fn where_cgroup2(mounted: Option<&Path>) -> String {
+    match mounted {
+        Some(mounted) => format!("name {} or a directory in it", mounted.display()),
+        None => "mount one with mount -t cgroup2 none DIRECTORY".to_owned(),
+    }
 }
 
 #[cfg(test)]
@@ -90,12 +99,18 @@ mod tests {
                 "/tmp/x is not a directory: name a directory of the cgroup v2 file system",
             ),
             (
-                Fault::NotCgroup2(path()),
-                "/tmp/x is not a cgroup v2 directory: it is usually /sys/fs/cgroup or a directory in it",
+                Fault::NotCgroup2 {
+                    path: path(),
+                    mounted: Some("/sys/fs/cgroup".into()),
+                },
+                "/tmp/x is not a cgroup v2 directory: name /sys/fs/cgroup or a directory in it",
             ),
             (
-                Fault::Cgroup1(path()),
-                "/tmp/x is a cgroup v1 directory: name one of cgroup v2, often /sys/fs/cgroup/unified",
+                Fault::NotCgroup2 {
+                    path: path(),
+                    mounted: None,
+                },
+                "/tmp/x is not a cgroup v2 directory: mount one with mount -t cgroup2 none DIRECTORY",
             ),
             (
                 Fault::ForeignPin { path: path(), what },

@@ -1,8 +1,8 @@
 // SPDX-License-Identifier: GPL-2.0-only
 //! What this host offers: rights, kernel, module, BPF file system, and the lock among instances of this tool.
 
-use std::fs::{self, DirBuilder, File};
-use std::os::unix::fs::DirBuilderExt;
+use std::fs::{self, File};
+use std::os::unix::fs::OpenOptionsExt;
 use std::path::Path;
 use std::thread::sleep;
 use std::time::{Duration, Instant};
@@ -48,12 +48,15 @@ pub fn check_kernel() -> Result<(), Fault> {
     }
 }
 
-/// Waits until no other instance of this tool is at work; the lock ends with the value.
+/// Waits until no other instance of this tool is at work; the lock ends with the value. Only root may open the file, since
+/// whoever can open it can lock it.
 pub fn lock() -> Result<File> {
-    let lock = File::options()
+    let mut options = File::options();
+    let lock = options
         .create(true)
         .truncate(false)
         .write(true)
+        .mode(0o600)
         .open(LOCK);
     let lock = lock.with_context(|| format!("failed to open lock file {LOCK}"))?;
     rustix::fs::flock(&lock, FlockOperation::LockExclusive)
@@ -114,13 +117,4 @@ pub fn mount_bpffs() -> Result<()> {
     rustix::mount::mount("bpf", BPFFS, "bpf", flags, c"mode=700").with_context(|| {
         format!("failed to mount the BPF file system: try mount -t bpf bpf {BPFFS}")
     })
-}
-
-/// Makes a directory for root only, if it is missing.
-pub fn make_dir(path: &Path) -> Result<()> {
-    if path.is_dir() {
-        return Ok(());
-    }
-    let made = DirBuilder::new().mode(0o700).create(path);
-    made.with_context(|| format!("failed to create {}", path.display()))
 }

@@ -34,12 +34,18 @@ fn main() -> ExitCode {
     let Err(error) = run(&cli.command) else {
         return ExitCode::SUCCESS;
     };
-    eprintln!("tcp-splice-ctl: {error:#}");
-    let messages = program::messages();
+    complain(&format!("tcp-splice-ctl: {error:#}"));
     if cli.verbose {
-        messages.iter().for_each(|message| eprintln!("{message}"));
+        program::messages()
+            .iter()
+            .for_each(|message| complain(message));
     }
     ExitCode::FAILURE
+}
+
+/// Unlike `eprintln!`, does not panic when nobody reads it.
+fn complain(line: &str) {
+    let _ = writeln!(io::stderr(), "{line}");
 }
 
 /// Help and version go to stdout as clap writes them; a mistake gets one line.
@@ -48,7 +54,7 @@ fn usage(error: &clap::Error) -> ExitCode {
     if !error.use_stderr() || error.kind() == NoCommand {
         let _ = error.print();
     } else {
-        eprintln!("tcp-splice-ctl: {}", args::usage_line(error));
+        complain(&format!("tcp-splice-ctl: {}", args::usage_line(error)));
     }
     ExitCode::from(u8::try_from(error.exit_code()).unwrap_or(2))
 }

@@ -12,10 +12,10 @@
 //! and the next `disable` removes both pins. Instances of this tool exclude each other by [`crate::host::lock`]. The names
 //! have no dot, since the BPF file system keeps dots to itself.
 
-use std::fs;
+use std::fs::{self, DirBuilder};
 use std::io;
 use std::os::fd::{AsFd, AsRawFd};
-use std::path::Path;
+use std::os::unix::fs::{DirBuilderExt, MetadataExt};
 
 use anyhow::{Context, Result};
 use libbpf_rs::{Link, ProgramAttachType, query::LinkTypeInfo};
@@ -86,10 +86,8 @@ impl Pin {
 
     fn into_attached(self) -> Option<Attached> {
         let id = self.cgroup?;
-        let cgroup = Cgroup {
-            id,
-            path: cgroup::path_of(id),
-        };
+        let path = cgroup::path_of(id).map(|path| path.display().to_string());
+        let cgroup = Cgroup { id, path };
         Some(Attached {
             policy: self.policy,
             cgroup,
@@ -107,6 +105,19 @@ fn is_file(path: &'static str) -> Result<bool> {
             Err(foreign(DIR, "not a directory").into())
         }
         Err(error) => Err(error).with_context(|| format!("failed to examine pin {path}")),
+    }
+}
+
+/// Makes the directory of the pins. One that others can write to is refused: they could take our pins away.
+fn make_dir() -> Result<()> {
+    match DirBuilder::new().mode(0o700).create(DIR) {
+        Err(error) if error.kind() == io::ErrorKind::AlreadyExists => {}
+        made => return made.with_context(|| format!("failed to create {DIR}")),
+    }
+    let metadata = fs::symlink_metadata(DIR).with_context(|| format!("failed to examine {DIR}"))?;
+    match (metadata.uid(), metadata.mode() & 0o022) {
+        (0, 0) => Ok(()),
+        _ => Err(foreign(DIR, "writable by others than root").into()),
     }
 }
 
@@ -130,7 +141,7 @@ pub fn enable(policy: &Policy, cgroup: &cgroup::Dir) -> Result<()> {
     let program = Loaded::new(policy)?;
     host::mount_bpffs()?;
     let (mut current, next) = (Pin::open(CURRENT)?, Pin::open(NEXT)?);
-    host::make_dir(Path::new(DIR))?;
+    make_dir()?;
     if let Some(next) = next {
         current = finish(current, next)?;
     }
@@ -214,8 +225,12 @@ pub fn inspect() -> Result<Status> {
 }
 
 fn open_or_note(path: &'static str, problems: &mut Vec<String>) -> Option<Pin> {
-    Pin::open(path).unwrap_or_else(|error| {
-        problems.push(format!("{error:#}"));
-        None
-    })
+    let problem = match Pin::open(path) {
+        Ok(pin) => return pin,
+        Err(error) => format!("{error:#}"),
+    };
+    if !problems.contains(&problem) {
+        problems.push(problem);
+    }
+    None
 }

@@ -2,7 +2,6 @@
 //! What `status` says, as text and as JSON. Their source is the kernel; see [`crate::pins::inspect`].
 
 use std::fmt::Write;
-use std::path::PathBuf;
 
 use serde::Serialize;
 
@@ -18,7 +17,7 @@ pub struct Cgroup {
     /// The kernel's number for it.
     pub id: u64,
     /// Its directory, if it can be seen from here.
-    pub path: Option<PathBuf>,
+    pub path: Option<String>,
 }
 
 /// The attachment in force.
@@ -161,7 +160,7 @@ fn ring_size(kbytes: u32, default: Option<u32>) -> String {
 
 fn cgroup(cgroup: &Cgroup) -> String {
     match &cgroup.path {
-        Some(path) => path.display().to_string(),
+        Some(path) => path.clone(),
         None => format!("number {}, not visible from here", cgroup.id),
     }
 }
