@@ -1,0 +1,67 @@
+// SPDX-License-Identifier: GPL-2.0-only
+//! Driving `tcp-splice-ctl` and the module.
+
+use std::thread::sleep;
+use std::time::{Duration, Instant};
+
+use anyhow::Result;
+
+use crate::program::{run, succeeds};
+
+/// The control tool, found in PATH.
+pub const CTL: &str = "tcp-splice-ctl";
+/// The cgroup that holds every process.
+pub const ROOT_CGROUP: &str = "/sys/fs/cgroup";
+/// Module parameter: default size of later rings in KiB.
+pub const RING_KBYTES: &str = "/sys/module/tcp_splice/parameters/ring_kbytes";
+
+/// Loads the module; already loaded is fine.
+pub fn load() -> Result<()> {
+    run(&["modprobe", "tcp_splice"]).map(drop)
+}
+
+/// Unloads the module. A policy that was just detached still holds it for a moment, so this tries until `limit` has passed.
+pub fn unload(limit: Duration) -> Result<()> {
+    let deadline = Instant::now() + limit;
+    loop {
+        match run(&["rmmod", "tcp_splice"]) {
+            Ok(_) => return Ok(()),
+            Err(error) if Instant::now() > deadline => return Err(error),
+            Err(_) => sleep(Duration::from_millis(20)),
+        }
+    }
+}
+
+/// True when the module is loaded.
+pub fn loaded() -> bool {
+    std::path::Path::new("/sys/module/tcp_splice").exists()
+}
+
+/// Offers every connection of every process, with further options of `enable`.
+pub fn enable(options: &[&str]) -> Result<()> {
+    enable_for(ROOT_CGROUP, options)
+}
+
+/// Offers connections of the processes in one cgroup.
+pub fn enable_for(cgroup: &str, options: &[&str]) -> Result<()> {
+    let mut argv = vec![CTL, "enable", "--cgroup", cgroup];
+    argv.extend(options);
+    run(&argv).map(drop)
+}
+
+/// Offers nothing any more.
+pub fn disable() -> Result<()> {
+    run(&[CTL, "disable"]).map(drop)
+}
+
+/// Everything as a test expects it: module loaded, default ring size, every connection offered.
+pub fn restore() -> Result<()> {
+    load()?;
+    std::fs::write(RING_KBYTES, "64")?;
+    enable(&[])
+}
+
+/// True when the tool can be run at all.
+pub fn tool_found() -> bool {
+    succeeds(&[CTL, "--version"])
+}

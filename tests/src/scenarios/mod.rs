@@ -1,0 +1,58 @@
+// SPDX-License-Identifier: GPL-2.0-only
+//! All scenarios, by group.
+
+mod busy;
+mod clients;
+mod close;
+mod edge;
+mod full;
+mod module;
+mod params;
+mod passing;
+mod policies;
+mod ready;
+mod receive;
+mod reset;
+mod start;
+mod stream;
+mod tcpish;
+mod threads;
+mod transfer;
+mod uring;
+mod volume;
+mod wake;
+
+use crate::scenario::Scenario;
+
+/// Each group with its name, in the order they run.
+const GROUPS: &[(&str, &[Scenario])] = &[
+    ("stream", stream::ALL),
+    ("start", start::ALL),
+    ("full", full::ALL),
+    ("threads", threads::ALL),
+    ("close", close::ALL),
+    ("reset", reset::ALL),
+    ("ready", ready::ALL),
+    ("edge", edge::ALL),
+    ("receive", receive::ALL),
+    ("transfer", transfer::ALL),
+    ("wake", wake::ALL),
+    ("passing", passing::ALL),
+    ("tcpish", tcpish::ALL),
+    ("uring", uring::ALL),
+    ("busy", busy::ALL),
+    ("params", params::ALL),
+    ("policy", policies::ALL),
+    ("module", module::ALL),
+    ("volume", volume::ALL),
+    ("clients", clients::ALL),
+];
+
+/// Every scenario with the name of its group.
+pub fn all() -> impl Iterator<Item = (&'static str, &'static Scenario)> {
+    let flat = |(group, list): &(&'static str, &'static [Scenario])| {
+        let group = *group;
+        list.iter().map(move |scenario| (group, scenario))
+    };
+    GROUPS.iter().flat_map(flat)
+}

@@ -1,0 +1,240 @@
+// SPDX-License-Identifier: GPL-2.0-only
+//! The flags and options of receiving.
+
+use std::io::ErrorKind;
+use std::net::{Shutdown, TcpStream};
+use std::thread;
+use std::time::Duration;
+
+use anyhow::{Context, Result, ensure};
+use tcp_splice_world::pattern::Pattern;
+
+use crate::asleep::Asleep;
+use crate::env::{Claim, Conn, Env, wait_until};
+use crate::scenario::Scenario;
+use crate::sys;
+
+pub const ALL: &[Scenario] = &[
+    Scenario::each("fionread", fionread),
+    Scenario::each("peek", peek),
+    Scenario::each("peek_blocks", peek_blocks),
+    Scenario::each("peek_offset", peek_offset),
+    Scenario::each("wait_all", wait_all),
+    Scenario::each("wait_all_above_ring", wait_all_above_ring),
+    Scenario::each("wait_all_cut_by_the_end", wait_all_cut_by_the_end),
+    Scenario::each("truncate", truncate),
+    Scenario::each("nothing_wanted", nothing_wanted),
+    Scenario::each("bad_pointers_lose_nothing", bad_pointers_lose_nothing),
+    Scenario::each("no_error_queue", no_error_queue),
+];
+
+const PATTERN: Pattern = Pattern::new(25);
+
+/// Waits until exactly `count` bytes can be read.
+fn arrived(socket: &TcpStream, count: usize) -> Result<()> {
+    wait_until("bytes to arrive", || {
+        Ok(sys::readable_bytes(socket)? == count)
+    })
+}
+
+fn fionread(env: &Env) -> Result<Claim> {
+    let Conn { client, server } = env.conn()?;
+    arrived(&server, 0)?;
+    let mut waiting = 0;
+    for size in [1, 10, 4096, 20_000, 30_000] {
+        PATTERN.write(&client, waiting as u64, size)?;
+        waiting += size;
+        arrived(&server, waiting)?;
+    }
+    let total = waiting;
+    for size in [1, 5000, 40_000] {
+        PATTERN.read(&server, (total - waiting) as u64, size)?;
+        waiting -= size;
+        let count = sys::readable_bytes(&server)?;
+        ensure!(
+            count == waiting,
+            "FIONREAD says {count} with {waiting} bytes left"
+        );
+    }
+    Ok(Claim::ring(total))
+}
+
+fn peek(env: &Env) -> Result<Claim> {
+    let Conn { client, server } = env.conn()?;
+    PATTERN.write(&client, 0, 10_000)?;
+    arrived(&server, 10_000)?;
+    for size in [1, 4096, 4097, 10_000, 20_000] {
+        let mut buffer = vec![0; size];
+        let count = sys::recv(&server, &mut buffer, libc::MSG_PEEK)?;
+        ensure!(count == size.min(10_000), "peek of {size} gave {count}");
+        PATTERN.check(0, &buffer[..count])?;
+    }
+    PATTERN.read(&server, 0, 3000)?;
+    let mut buffer = vec![0; 10_000];
+    let count = sys::recv(&server, &mut buffer, libc::MSG_PEEK)?;
+    PATTERN.check(3000, &buffer[..count])?;
+    PATTERN.read(&server, 3000, 7000)?;
+    Ok(Claim::ring(10_000))
+}
+
+fn peek_blocks(env: &Env) -> Result<Claim> {
+    let Conn { client, server } = env.conn()?;
+    let copy = server.try_clone()?;
+    let peeker = Asleep::start(move || sys::recv(&copy, &mut [0; 100], libc::MSG_PEEK))?;
+    ensure!(!peeker.finished(), "peek at nothing came back");
+    PATTERN.write(&client, 0, 50)?;
+    let count = peeker.join()?;
+    ensure!(count == 50, "peek gave {count} of 50 bytes");
+    PATTERN.read(&server, 0, 50)?;
+    Ok(Claim::ring(50))
+}
+
+fn peek_offset(env: &Env) -> Result<Claim> {
+    let Conn { client, server } = env.conn()?;
+    sys::set_option(&server, libc::SOL_SOCKET, libc::SO_PEEK_OFF, 0)?;
+    PATTERN.write(&client, 0, 10_000)?;
+    arrived(&server, 10_000)?;
+    let mut buffer = vec![0; 3000];
+    for position in [0, 3000, 6000] {
+        let count = sys::recv(&server, &mut buffer, libc::MSG_PEEK)?;
+        ensure!(count == 3000, "peek gave {count} of 3000 bytes");
+        PATTERN.check(position, &buffer)?;
+    }
+    // Reading takes the offset back by what was read.
+    PATTERN.read(&server, 0, 2000)?;
+    let count = sys::recv(&server, &mut buffer, libc::MSG_PEEK)?;
+    ensure!(count == 1000, "peek at the rest gave {count} bytes");
+    PATTERN.check(9000, &buffer[..1000])?;
+    PATTERN.read(&server, 2000, 8000)?;
+    Ok(Claim::ring(10_000))
+}
+
+fn wait_all(env: &Env) -> Result<Claim> {
+    let Conn { client, server } = env.conn()?;
+    PATTERN.write(&client, 0, 300)?;
+    let reader = Asleep::start(move || {
+        let mut buffer = vec![0; 1000];
+        let count = sys::recv(&server, &mut buffer, libc::MSG_WAITALL)?;
+        std::io::Result::Ok((count, buffer, server))
+    })?;
+    ensure!(!reader.finished(), "MSG_WAITALL came back with a part");
+    PATTERN.write(&client, 300, 300)?;
+    PATTERN.write(&client, 600, 600)?;
+    let (count, buffer, server) = reader.join()?;
+    ensure!(count == 1000, "MSG_WAITALL gave {count} of 1000");
+    PATTERN.check(0, &buffer)?;
+    PATTERN.read(&server, 1000, 200)?;
+    Ok(Claim::ring(1200))
+}
+
+fn wait_all_above_ring(env: &Env) -> Result<Claim> {
+    const LENGTH: usize = 1 << 20;
+    let Conn { client, server } = env.conn()?;
+    let sender = thread::spawn(move || PATTERN.write(&client, 0, LENGTH).map(|()| client));
+    let mut buffer = vec![0; LENGTH];
+    let count = sys::recv(&server, &mut buffer, libc::MSG_WAITALL)?;
+    ensure!(count == LENGTH, "MSG_WAITALL gave {count} of {LENGTH}");
+    PATTERN.check(0, &buffer)?;
+    drop(sender.join().expect("sender panicked")?);
+    Ok(Claim::ring(LENGTH))
+}
+
+fn wait_all_cut_by_the_end(env: &Env) -> Result<Claim> {
+    let Conn { client, server } = env.conn()?;
+    PATTERN.write(&client, 0, 300)?;
+    client.shutdown(Shutdown::Write)?;
+    let mut buffer = vec![0; 1000];
+    let count = sys::recv(&server, &mut buffer, libc::MSG_WAITALL)?;
+    ensure!(
+        count == 300,
+        "MSG_WAITALL gave {count} of 300 before the end"
+    );
+    // And by a timeout, the other way round.
+    sys::set_timeout(&client, libc::SO_RCVTIMEO, 50)?;
+    PATTERN.write(&server, 0, 200)?;
+    let count = sys::recv(&client, &mut buffer, libc::MSG_WAITALL)?;
+    ensure!(
+        count == 200,
+        "MSG_WAITALL gave {count} of 200 before the timeout"
+    );
+    Ok(Claim::ring(500))
+}
+
+fn truncate(env: &Env) -> Result<Claim> {
+    let Conn { client, server } = env.conn()?;
+    PATTERN.write(&client, 0, 10_000)?;
+    arrived(&server, 10_000)?;
+    let count = sys::discard(&server, 4500, 0)?;
+    ensure!(count == 4500, "MSG_TRUNC discarded {count} of 4500");
+    PATTERN.read(&server, 4500, 500)?;
+    let count = sys::discard(&server, 20_000, libc::MSG_DONTWAIT)?;
+    ensure!(
+        count == 5000,
+        "MSG_TRUNC discarded {count} of the last 5000"
+    );
+    PATTERN.write(&client, 0, 10)?;
+    PATTERN.read(&server, 0, 10)?;
+    Ok(Claim::ring(10_010))
+}
+
+fn nothing_wanted(env: &Env) -> Result<Claim> {
+    let Conn { client, server } = env.conn()?;
+    let count = sys::send(&client, &[], 0)?;
+    ensure!(count == 0, "sending nothing gave {count}");
+    let error = sys::recv(&server, &mut [], libc::MSG_DONTWAIT).err();
+    let error = error.context("receiving nothing from an empty socket succeeded")?;
+    ensure!(
+        error.kind() == ErrorKind::WouldBlock,
+        "receiving nothing failed with {error}"
+    );
+    PATTERN.write(&client, 0, 10)?;
+    arrived(&server, 10)?;
+    let count = sys::recv(&server, &mut [], 0)?;
+    ensure!(count == 0, "receiving nothing gave {count}");
+    PATTERN.read(&server, 0, 10)?;
+    Ok(Claim::ring(10))
+}
+
+fn bad_pointers_lose_nothing(env: &Env) -> Result<Claim> {
+    let Conn { client, server } = env.conn()?;
+    PATTERN.write(&client, 0, 10_000)?;
+    arrived(&server, 10_000)?;
+    for length in [1, 5000, 20_000] {
+        let error = sys::recv_nowhere(&server, length)
+            .err()
+            .context("recv to nowhere succeeded")?;
+        ensure!(
+            error.raw_os_error() == Some(libc::EFAULT),
+            "recv to nowhere failed with {error}"
+        );
+        let error = sys::send_nowhere(&client, length)
+            .err()
+            .context("send from nowhere succeeded")?;
+        ensure!(
+            error.raw_os_error() == Some(libc::EFAULT),
+            "send from nowhere failed with {error}"
+        );
+    }
+    let waiting = sys::readable_bytes(&server)?;
+    ensure!(waiting == 10_000, "{waiting} of 10000 bytes left");
+    PATTERN.read(&server, 0, 10_000)?;
+    PATTERN.write(&client, 0, 10)?;
+    PATTERN.read(&server, 0, 10)?;
+    Ok(Claim::ring(10_010))
+}
+
+fn no_error_queue(env: &Env) -> Result<Claim> {
+    let Conn { client, server } = env.conn()?;
+    PATTERN.write(&client, 0, 100)?;
+    arrived(&server, 100)?;
+    thread::sleep(Duration::from_millis(1));
+    for flag in [libc::MSG_ERRQUEUE, libc::MSG_OOB] {
+        let error = sys::recv(&server, &mut [0; 10], flag)
+            .err()
+            .context("recv succeeded")?;
+        let right = [Some(libc::EAGAIN), Some(libc::EINVAL)].contains(&error.raw_os_error());
+        ensure!(right, "recv with flag {flag:#x} failed with {error}");
+    }
+    PATTERN.read(&server, 0, 100)?;
+    Ok(Claim::ring(100))
+}

@@ -1,0 +1,178 @@
+// SPDX-License-Identifier: GPL-2.0-only
+//! System calls in the exact form that a scenario needs. All unsafe code of the tests is here.
+
+use std::ffi::c_void;
+use std::io::{Error, Result};
+use std::os::fd::{AsRawFd, RawFd};
+use std::sync::atomic::{AtomicUsize, Ordering};
+
+use libc::{c_int, sigaction};
+
+/// Turns a negative result into the error it stands for.
+fn checked(result: isize) -> Result<usize> {
+    usize::try_from(result).map_err(|_| Error::last_os_error())
+}
+
+/// recv(2) with flags.
+pub fn recv(socket: &impl AsRawFd, buffer: &mut [u8], flags: c_int) -> Result<usize> {
+    let (start, length) = (buffer.as_mut_ptr().cast::<c_void>(), buffer.len());
+    // SAFETY: `start` and `length` describe `buffer`, which nobody else uses during the call.
+    checked(unsafe { libc::recv(socket.as_raw_fd(), start, length, flags) })
+}
+
+/// recv(2) with MSG_TRUNC and no buffer: throws away up to `length` bytes.
+pub fn discard(socket: &impl AsRawFd, length: usize, flags: c_int) -> Result<usize> {
+    let nowhere = std::ptr::null_mut();
+    // SAFETY: with MSG_TRUNC the kernel writes nothing for a stream socket.
+    checked(unsafe { libc::recv(socket.as_raw_fd(), nowhere, length, flags | libc::MSG_TRUNC) })
+}
+
+/// recv(2) into memory that is not mapped.
+pub fn recv_nowhere(socket: &impl AsRawFd, length: usize) -> Result<usize> {
+    let unmapped = std::ptr::without_provenance_mut(8);
+    // SAFETY: page 0 is never mapped (mmap_min_addr), so the kernel answers EFAULT and touches no memory of ours.
+    checked(unsafe { libc::recv(socket.as_raw_fd(), unmapped, length, libc::MSG_DONTWAIT) })
+}
+
+/// send(2) with flags.
+pub fn send(socket: &impl AsRawFd, buffer: &[u8], flags: c_int) -> Result<usize> {
+    let (start, length) = (buffer.as_ptr().cast::<c_void>(), buffer.len());
+    // SAFETY: `start` and `length` describe `buffer`.
+    checked(unsafe { libc::send(socket.as_raw_fd(), start, length, flags) })
+}
+
+/// send(2) from memory that is not mapped.
+pub fn send_nowhere(socket: &impl AsRawFd, length: usize) -> Result<usize> {
+    let unmapped = std::ptr::without_provenance(8);
+    // SAFETY: page 0 is never mapped (mmap_min_addr), so the kernel answers EFAULT.
+    checked(unsafe { libc::send(socket.as_raw_fd(), unmapped, length, libc::MSG_NOSIGNAL) })
+}
+
+/// sendmsg(2) with one SO_TIMESTAMPING control message that asks for a software transmit time stamp.
+pub fn send_with_timestamp(socket: &impl AsRawFd, buffer: &[u8]) -> Result<usize> {
+    let mut part = libc::iovec {
+        iov_base: buffer.as_ptr().cast_mut().cast(),
+        iov_len: buffer.len(),
+    };
+    let mut control = [0_u64; 3];
+    // SAFETY: an all-zero msghdr is a valid empty one.
+    let mut message: libc::msghdr = unsafe { std::mem::zeroed() };
+    message.msg_iov = &raw mut part;
+    message.msg_iovlen = 1;
+    message.msg_control = control.as_mut_ptr().cast();
+    message.msg_controllen = size_of_val(&control);
+    // SAFETY: `control` is aligned for cmsghdr and has room for one header and a u32 (CMSG_SPACE(4) = 24 bytes).
+    unsafe {
+        let header = libc::CMSG_FIRSTHDR(&raw const message);
+        (*header).cmsg_level = libc::SOL_SOCKET;
+        (*header).cmsg_type = libc::SO_TIMESTAMPING;
+        (*header).cmsg_len = libc::CMSG_LEN(4) as usize;
+        let flags = libc::SOF_TIMESTAMPING_TX_SOFTWARE;
+        libc::CMSG_DATA(header).cast::<u32>().write_unaligned(flags);
+    }
+    // SAFETY: `message` points at `part`, `buffer` and `control`, all alive until the call returns.
+    checked(unsafe { libc::sendmsg(socket.as_raw_fd(), &raw const message, 0) })
+}
+
+/// setsockopt(2) with an int.
+pub fn set_option(socket: &impl AsRawFd, level: c_int, name: c_int, value: c_int) -> Result<()> {
+    let (start, length) = ((&raw const value).cast(), size_of_val(&value) as u32);
+    // SAFETY: `start` and `length` describe `value`.
+    checked(unsafe { libc::setsockopt(socket.as_raw_fd(), level, name, start, length) } as isize)
+        .map(drop)
+}
+
+/// setsockopt(2) of SO_RCVTIMEO or SO_SNDTIMEO in milliseconds.
+pub fn set_timeout(socket: &impl AsRawFd, name: c_int, milliseconds: i64) -> Result<()> {
+    let value = libc::timeval {
+        tv_sec: milliseconds / 1000,
+        tv_usec: milliseconds % 1000 * 1000,
+    };
+    let (start, length) = ((&raw const value).cast(), size_of_val(&value) as u32);
+    let socket = socket.as_raw_fd();
+    // SAFETY: `start` and `length` describe `value`.
+    checked(unsafe { libc::setsockopt(socket, libc::SOL_SOCKET, name, start, length) } as isize)
+        .map(drop)
+}
+
+/// FIONREAD: how many bytes can be read now.
+pub fn readable_bytes(socket: &impl AsRawFd) -> Result<usize> {
+    let mut count: c_int = 0;
+    // SAFETY: FIONREAD writes one int.
+    checked(unsafe { libc::ioctl(socket.as_raw_fd(), libc::FIONREAD, &raw mut count) } as isize)?;
+    Ok(usize::try_from(count).unwrap_or(0))
+}
+
+/// connect(2) with AF_UNSPEC: ends the connection and gives a socket that can connect again.
+pub fn disconnect(socket: &impl AsRawFd) -> Result<()> {
+    // SAFETY: an all-zero sockaddr is valid and means AF_UNSPEC.
+    let address: libc::sockaddr = unsafe { std::mem::zeroed() };
+    let length = size_of_val(&address) as u32;
+    // SAFETY: `address` lives through the call and has `length` bytes.
+    checked(unsafe { libc::connect(socket.as_raw_fd(), &raw const address, length) } as isize)
+        .map(drop)
+}
+
+/// fcntl(2) so that the process gets `signal` whenever `socket` becomes ready.
+pub fn signal_when_ready(socket: &impl AsRawFd, signal: c_int) -> Result<()> {
+    let socket = socket.as_raw_fd();
+    let control = |command: c_int, value: c_int| {
+        // SAFETY: these commands take one int.
+        checked(unsafe { libc::fcntl(socket, command, value) } as isize)
+    };
+    control(libc::F_SETOWN, std::process::id() as i32)?;
+    control(10 /* F_SETSIG */, signal)?;
+    let flags = control(libc::F_GETFL, 0)? as c_int;
+    control(libc::F_SETFL, flags | libc::O_ASYNC).map(drop)
+}
+
+/// Signals caught by [`catch`] so far.
+pub static CAUGHT: AtomicUsize = AtomicUsize::new(0);
+
+extern "C" fn count_signal(_signal: c_int) {
+    CAUGHT.fetch_add(1, Ordering::SeqCst);
+}
+
+/// Counts `signal` in [`CAUGHT`] from now on, with or without SA_RESTART.
+pub fn catch(signal: c_int, restart: bool) -> Result<()> {
+    // SAFETY: an all-zero sigaction is a valid start.
+    let mut action: sigaction = unsafe { std::mem::zeroed() };
+    action.sa_sigaction = count_signal as extern "C" fn(c_int) as usize;
+    action.sa_flags = if restart { libc::SA_RESTART } else { 0 };
+    // SAFETY: the handler only adds to an atomic, which is safe in a signal handler.
+    checked(unsafe { libc::sigaction(signal, &raw const action, std::ptr::null_mut()) } as isize)
+        .map(drop)
+}
+
+/// The calling thread's id.
+pub fn thread_id() -> i32 {
+    // SAFETY: gettid has no arguments and cannot fail.
+    unsafe { libc::gettid() }
+}
+
+/// Sends `signal` to one thread of this process.
+pub fn signal_thread(thread: i32, signal: c_int) -> Result<()> {
+    let process = std::process::id() as i32;
+    // SAFETY: tgkill takes three ints.
+    let result = unsafe { libc::syscall(libc::SYS_tgkill, process, thread, signal) };
+    checked(result as isize).map(drop)
+}
+
+/// Runs `work` in a forked child, which ends with status 0 if it returns true. Call only while the process has one thread.
+pub fn fork(work: impl FnOnce() -> bool) -> Result<nix::unistd::Pid> {
+    // SAFETY: the process has one thread, so the child may do what it likes; it leaves by _exit.
+    match unsafe { nix::unistd::fork() }? {
+        nix::unistd::ForkResult::Parent { child } => Ok(child),
+        nix::unistd::ForkResult::Child => {
+            let status = i32::from(!work());
+            // SAFETY: _exit is always allowed.
+            unsafe { libc::_exit(status) }
+        }
+    }
+}
+
+/// A second descriptor number made out of a raw one that was received from elsewhere.
+pub fn adopt(descriptor: RawFd) -> std::net::TcpStream {
+    // SAFETY: the descriptor came out of SCM_RIGHTS for us, so nobody else owns it.
+    unsafe { std::os::fd::FromRawFd::from_raw_fd(descriptor) }
+}

@@ -1,0 +1,123 @@
+// SPDX-License-Identifier: GPL-2.0-only
+//! Runs one test in a child process, and ends it with a picture of where it hung.
+
+use std::fs::{self, File};
+use std::io::{Read, Seek};
+use std::os::unix::process::CommandExt;
+use std::process::{Child, Command, Stdio};
+use std::thread::sleep;
+use std::time::{Duration, Instant};
+
+use anyhow::{Context, Result};
+use nix::sys::signal::{Signal, killpg};
+use nix::unistd::Pid;
+use tcp_splice_world::counters::Counters;
+use tcp_splice_world::policy;
+
+use crate::env::Mode;
+use crate::scenario::Scenario;
+
+/// A test that can be run in a process of its own.
+#[derive(Debug)]
+pub struct Job {
+    words: Vec<String>,
+    limit: Duration,
+    reconfigures: bool,
+}
+
+impl Job {
+    /// The job that runs test `name`.
+    pub fn new(name: &str, scenario: &Scenario, mode: Mode, world: &str) -> Self {
+        let mut words = vec!["--world", world, "--exec", name];
+        if mode == Mode::Plain {
+            words.push("--plain");
+        }
+        Self {
+            words: words.into_iter().map(str::to_owned).collect(),
+            limit: scenario.limit,
+            reconfigures: scenario.reconfigures,
+        }
+    }
+
+    /// Runs the test; the error is what its process said, or where its threads hung.
+    pub fn run(&self) -> Result<(), String> {
+        let outcome = self.attempt().map_err(|error| format!("{error:#}"));
+        let said = match outcome {
+            Ok(None) => return Ok(()),
+            Ok(Some(said)) | Err(said) => said,
+        };
+        if self.reconfigures {
+            if let Err(error) = policy::restore() {
+                return Err(format!("{said}\nand the policy is broken now: {error:#}"));
+            }
+        }
+        Err(said)
+    }
+
+    /// `None` when the test passed.
+    fn attempt(&self) -> Result<Option<String>> {
+        let mut output = unlinked_file()?;
+        let program = std::env::current_exe().context("failed to find this program")?;
+        let mut child = Command::new(program)
+            .args(&self.words)
+            .stdin(Stdio::null())
+            .stdout(output.try_clone()?)
+            .stderr(output.try_clone()?)
+            .process_group(0)
+            .spawn()
+            .context("failed to start the test's process")?;
+        let verdict = self.wait(&mut child)?;
+        let _ = killpg(group(&child), Signal::SIGKILL);
+        let mut said = String::new();
+        output.rewind()?;
+        let mut bytes = Vec::new();
+        output.read_to_end(&mut bytes)?;
+        said.push_str(&String::from_utf8_lossy(&bytes));
+        Ok(verdict.map(|verdict| format!("{verdict}\n{said}")))
+    }
+
+    fn wait(&self, child: &mut Child) -> Result<Option<String>> {
+        let deadline = Instant::now() + self.limit;
+        loop {
+            if let Some(status) = child.try_wait()? {
+                return Ok((!status.success()).then(|| format!("test process: {status}")));
+            }
+            if Instant::now() > deadline {
+                let picture = picture(child.id());
+                let _ = killpg(group(child), Signal::SIGKILL);
+                child.wait()?;
+                return Ok(Some(format!("hung for {:?}\n{picture}", self.limit)));
+            }
+            sleep(Duration::from_millis(2));
+        }
+    }
+}
+
+fn group(child: &Child) -> Pid {
+    Pid::from_raw(child.id() as i32)
+}
+
+/// A file without a name, for output of any length.
+fn unlinked_file() -> Result<File> {
+    let path = std::env::temp_dir().join(format!("tcp-splice-tests-{}", std::process::id()));
+    let mut options = File::options();
+    let file = options.read(true).write(true).create_new(true).open(&path);
+    let file = file.with_context(|| format!("failed to create {}", path.display()))?;
+    fs::remove_file(&path)?;
+    Ok(file)
+}
+
+/// Where each thread of the process is, and the counters.
+fn picture(process: u32) -> String {
+    let mut text = String::new();
+    let threads = fs::read_dir(format!("/proc/{process}/task"));
+    for thread in threads.into_iter().flatten().flatten() {
+        let read = |name| fs::read_to_string(thread.path().join(name)).unwrap_or_default();
+        let (call, stack) = (read("syscall"), read("stack"));
+        text += &format!("thread {:?}: syscall {call}{stack}", thread.file_name());
+    }
+    if let Ok(counters) = Counters::read() {
+        text += &format!("counters: {:?}\n", counters.moved());
+    }
+    text
+}
