@@ -61,7 +61,7 @@ fn recall(path: &Path, now: &Memory) -> Option<Accel> {
 
 fn try_kvm(machine: &Machine, payload: &Payload) -> Result<Accel> {
     ui::line("trying whether the guest boots under KVM (once, the answer is remembered)");
-    let dir = tempfile::tempdir()?;
+    let dir = cache::temporary("boot")?;
     let image = payload.image(dir.path(), &Job::Command(&["true".to_owned()]))?;
     let boot = Boot {
         machine,

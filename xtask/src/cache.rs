@@ -7,6 +7,7 @@ use std::path::{Path, PathBuf};
 use anyhow::{Context, Result};
 use rustix::fs::FlockOperation;
 use sha2::{Digest, Sha256};
+use tempfile::TempDir;
 
 use crate::ui;
 
@@ -41,6 +42,35 @@ pub fn key(parts: &[&str]) -> String {
         .collect()
 }
 
+/// A directory in the cache that is removed when dropped, or by a later run if this one is killed.
+///
+/// # Errors
+/// When it cannot be made.
+pub fn temporary(what: &str) -> Result<TempDir> {
+    let cache = dir()?;
+    for entry in fs::read_dir(&cache)?.flatten() {
+        let name = entry.file_name();
+        let pid = name.to_str().and_then(|name| owner(name, what));
+        if pid.is_some_and(|pid| !Path::new("/proc").join(pid).exists()) {
+            let _ = fs::remove_dir_all(entry.path());
+        }
+    }
+    let prefix = format!("{what}-{}-", std::process::id());
+    tempfile::Builder::new()
+        .prefix(&prefix)
+        .tempdir_in(&cache)
+        .with_context(|| format!("failed to create a directory in {}", cache.display()))
+}
+
+/// The process that made the temporary directory `name`.
+fn owner<'a>(name: &'a str, what: &str) -> Option<&'a str> {
+    let (pid, _) = name
+        .strip_prefix(what)?
+        .strip_prefix('-')?
+        .split_once('-')?;
+    pid.bytes().all(|byte| byte.is_ascii_digit()).then_some(pid)
+}
+
 /// Held while something in the cache is made; given back by dropping it, or by dying.
 pub struct Lock(#[allow(dead_code, reason = "an open file is what holds the lock")] File);
 
@@ -64,7 +94,15 @@ pub fn lock(dir: &Path, name: &str) -> Result<Lock> {
 
 #[cfg(test)]
 mod tests {
-    use super::key;
+    use super::{key, owner};
+
+    #[test]
+    fn only_temporary_directories_have_an_owner() {
+        assert_eq!(owner("boot-123-AbC", "boot"), Some("123"));
+        assert_eq!(owner("build-0123456789ab", "boot"), None);
+        assert_eq!(owner("boot-x-AbC", "boot"), None);
+        assert_eq!(owner("boot-123", "boot"), None);
+    }
 
     #[test]
     fn key_depends_on_every_part_and_on_their_borders() {

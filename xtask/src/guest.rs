@@ -82,10 +82,15 @@ impl Boot<'_> {
         if !self.shell {
             command.stdin(Stdio::null()).stdout(Stdio::piped());
         }
-        let step = Step::start(format!(
-            "booting the guest ({}, {} cpus)",
-            self.accel, self.machine.cpus
-        ));
+        if !self.loud {
+            command.stderr(Stdio::null());
+        }
+        let step = self.loud.then(|| {
+            Step::start(format!(
+                "booting the guest ({}, {} cpus)",
+                self.accel, self.machine.cpus
+            ))
+        });
         let mut qemu = command
             .spawn()
             .context("failed to start qemu-system-x86_64")?;
@@ -100,7 +105,7 @@ impl Boot<'_> {
             qemu,
             console,
             begun: Instant::now(),
-            step: Some(step),
+            step,
         };
         let ended = running.wait();
         let _ = running.qemu.kill();

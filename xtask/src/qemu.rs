@@ -149,7 +149,7 @@ impl Machine {
             Disks::Virtio => ("/dev/vda", "/dev/vdb"),
         };
         format!(
-            "console=ttyS0 loglevel=5 log_buf_len=4M panic=-1 oops=panic root={root} rootfstype=ext4 rw \
+            "console=ttyS0 loglevel=4 log_buf_len=4M panic=-1 oops=panic root={root} rootfstype=ext4 rw \
              init=/usr/sbin/tcp-splice-init tcp_splice.payload={payload} {}",
             self.append
         )
