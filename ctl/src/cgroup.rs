@@ -8,7 +8,7 @@ use std::os::unix::fs::{DirEntryExt, MetadataExt};
 use std::path::{Path, PathBuf};
 
 use anyhow::{Context, Result};
-use rustix::fs::{Mode, OFlags};
+use rustix::fs::{Mode, OFlags, StatFs};
 
 use crate::fault::Fault;
 
@@ -38,8 +38,7 @@ impl Dir {
                 return Err(error).with_context(|| format!("failed to open {}", path.display()));
             }
         };
-        let failed = || format!("failed to examine {}", path.display());
-        if rustix::fs::fstatfs(&file).with_context(failed)?.f_type != CGROUP2_SUPER_MAGIC {
+        if !is_cgroup2(rustix::fs::fstatfs(&file)) {
             let mounted = mounts().into_iter().next();
             return Err(Fault::NotCgroup2 {
                 path: path.into(),
@@ -47,7 +46,10 @@ impl Dir {
             }
             .into());
         }
-        let id = file.metadata().with_context(failed)?.ino();
+        let id = file
+            .metadata()
+            .with_context(|| format!("failed to examine {}", path.display()))?
+            .ino();
         Ok(Self { file, id })
     }
 
@@ -67,10 +69,16 @@ pub fn path_of(id: u64) -> Option<PathBuf> {
     mounts().iter().find_map(|mount| find(mount, id))
 }
 
-/// Where cgroup v2 is mounted.
+/// Where cgroup v2 is mounted and not covered by another mount.
 fn mounts() -> Vec<PathBuf> {
     let mounts = fs::read_to_string("/proc/self/mountinfo").unwrap_or_default();
-    cgroup2_mounts(&mounts).collect()
+    cgroup2_mounts(&mounts)
+        .filter(|path| is_cgroup2(rustix::fs::statfs(path)))
+        .collect()
+}
+
+fn is_cgroup2(fs: rustix::io::Result<StatFs>) -> bool {
+    fs.is_ok_and(|fs| fs.f_type == CGROUP2_SUPER_MAGIC)
 }
 
 /// Looks through the tree breadth first: policies are attached near its root.
