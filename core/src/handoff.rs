@@ -43,6 +43,13 @@ pub enum Snapshot {
     },
 }
 
+/// One use of the ring, from a [`Handoff::start`] to the following [`Handoff::leave`].
+///
+/// A receiver that has read all TCP bytes below the border of a use remembers it: as long as the use is the same, the ring's bytes
+/// are next and TCP need not be looked at.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Use(u64);
+
 /// The hand-off word of a lane. All zeroes is [`Snapshot::Tcp`].
 pub struct Handoff {
     word: AtomicU64,
@@ -111,7 +118,13 @@ impl Handoff {
 
     /// Anyone: is the ring in use by the sender now?
     pub fn in_ring(&self) -> bool {
-        self.word.load(Ordering::Acquire) & MODE_MASK == MODE_RING
+        self.use_of_ring().is_some()
+    }
+
+    /// Anyone: which use of the ring this is, if it is in use. Equal values mean that nothing changed in between.
+    pub fn use_of_ring(&self) -> Option<Use> {
+        let word = self.word.load(Ordering::Acquire);
+        (word & MODE_MASK == MODE_RING).then_some(Use(word))
     }
 }
 

@@ -1,0 +1,69 @@
+/* SPDX-License-Identifier: GPL-2.0-only */
+/* What the C files share about sockets; Rust sees none of it. */
+#ifndef _TCP_SPLICE_ENDPOINT_H
+#define _TCP_SPLICE_ENDPOINT_H
+
+#include <linux/mutex.h>
+#include <linux/rcupdate.h>
+#include <linux/version.h>
+#include <net/inet_connection_sock.h>
+#include <net/tcp.h>
+
+#include "glue.h"
+
+/*
+ * Our object for one socket. It lives from the kfunc until a grace period after the socket was destroyed (ts_ulp_release) or, if
+ * it gave its ULP slot away, after the socket died (ts_destruct).
+ */
+struct ts_endpoint {
+	unsigned long link;		/* 0 while not paired; see glue.h */
+	struct sock *sk;
+	struct rcu_head rcu;
+	u8 body[TS_ENDPOINT_BYTES] __aligned(8);
+};
+
+struct ts_pair {
+	struct {
+		struct mutex lock;
+	} ____cacheline_aligned_in_smp lane[4];
+	u8 body[TS_PAIR_BYTES] __aligned(64);
+};
+
+extern const struct tcp_ulp_ops ts_ulp;
+
+bool ts_proto_is_base(const struct sock *sk);
+bool ts_callbacks_are_default(const struct sock *sk);
+
+/*
+ * The endpoint of a socket, or NULL. The caller is a callback of that socket, which keeps it from being destroyed, or is inside
+ * an RCU read-side section that began when the socket was not yet destroyed. Pairs with the release in ts_install().
+ */
+static __always_inline struct ts_endpoint *ts_endpoint(const struct sock *sk)
+{
+	const struct inet_connection_sock *icsk = inet_csk(sk);
+
+	if (unlikely(smp_load_acquire(&icsk->icsk_ulp_ops) != &ts_ulp))
+		return NULL;
+	return (struct ts_endpoint *)rcu_access_pointer(icsk->icsk_ulp_data);
+}
+
+static __always_inline unsigned long ts_link(const struct sock *sk)
+{
+	const struct ts_endpoint *ep = ts_endpoint(sk);
+
+	return ep ? smp_load_acquire(&ep->link) : 0;
+}
+
+/* proto->recvmsg lost its addr_len argument in 7.1. */
+static inline int ts_call_recvmsg(struct sock *sk, struct msghdr *msg, size_t len, int flags)
+{
+#if LINUX_VERSION_CODE >= KERNEL_VERSION(7, 1, 0)
+	return tcp_prot.recvmsg(sk, msg, len, flags);
+#else
+	int addr_len;
+
+	return tcp_prot.recvmsg(sk, msg, len, flags, &addr_len);
+#endif
+}
+
+#endif

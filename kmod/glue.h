@@ -1,0 +1,204 @@
+/* SPDX-License-Identifier: GPL-2.0-only */
+/*
+ * The seam between C and Rust, all of it. src/ffi.rs is the same list in Rust; change both together.
+ *
+ * C does what Rust cannot without knowing kernel structures: macros, inline functions, tables, BTF sets. One forwarding line
+ * each where possible, named after what it forwards to. Decisions are taken in Rust.
+ *
+ * A *link* is how a socket knows its pair: the pair's address with the socket's side (0 connected, 1 was accepted) in the lowest
+ * bit; 0 is none.
+ */
+#ifndef _TCP_SPLICE_GLUE_H
+#define _TCP_SPLICE_GLUE_H
+
+#include <linux/types.h>
+
+struct sock;
+struct msghdr;
+struct seq_file;
+struct bpf_sock_ops_kern;
+struct proto;
+struct ts_endpoint_body;	/* Rust's part of an endpoint */
+struct ts_pair_body;		/* Rust's part of a pair */
+
+/* ---- what the kfunc sees of a socket (core::pairing::Facts) ---- */
+
+#define TS_OBSTACLE_CALLBACK	(1U << 0)
+#define TS_OBSTACLE_HANDSHAKE	(1U << 1)
+#define TS_OBSTACLE_NOT_PLAIN	(1U << 2)
+#define TS_OBSTACLE_TAKEN	(1U << 3)
+#define TS_OBSTACLE_MULTIPATH	(1U << 4)
+#define TS_OBSTACLE_POLICY	(1U << 5)
+#define TS_OBSTACLE_URGENT	(1U << 6)
+#define TS_OBSTACLE_REMOTE	(1U << 7)
+
+struct ts_facts {
+	struct sock *sk;
+	u64 netns;
+	u32 obstacles;
+	u32 write_seq;
+	u32 rcv_nxt;
+	u32 txhash;
+	u32 peer_hash;
+	u8 has_peer_hash;
+	u8 passive;
+	u8 init_user_ns;
+	u8 reserved;
+};
+
+void ts_facts(const struct bpf_sock_ops_kern *ctx, struct ts_facts *facts);
+
+/* ---- what send and receive see of their own socket ---- */
+
+#define TS_TX_ERR		(1U << 0)	/* sk_err */
+#define TS_TX_SHUT		(1U << 1)	/* SEND_SHUTDOWN */
+#define TS_TX_STATE		(1U << 2)	/* neither ESTABLISHED nor CLOSE_WAIT */
+#define TS_TX_TCP_ONLY		(1U << 3)	/* transmit timestamps or repair mode: needs segments */
+#define TS_TX_PENDING		(1U << 4)	/* a sender sleeps inside base sendmsg */
+
+/* Flags in the upper half, write_seq in the lower one. */
+u64 ts_tx_view(const struct sock *sk);
+
+#define TS_RX_ERR		(1U << 0)	/* sk_err */
+#define TS_RX_DONE		(1U << 1)	/* a FIN was received */
+#define TS_RX_SHUT		(1U << 2)	/* RCV_SHUTDOWN */
+#define TS_RX_CLOSE		(1U << 3)	/* TCP_CLOSE */
+
+struct ts_rx_view {
+	u32 flags;		/* read first */
+	u32 received;		/* rcv_nxt */
+	u32 copied;		/* copied_seq */
+	u32 disconnects;	/* sk_disconnects */
+};
+
+void ts_rx_view(const struct sock *sk, struct ts_rx_view *view);
+int ts_tcp_inq(struct sock *sk);
+
+/* ---- memory ---- */
+
+struct ts_endpoint_body *ts_endpoint_alloc(void);
+struct ts_pair_body *ts_pair_alloc(void);
+void ts_pair_free(struct ts_pair_body *pair);
+void *ts_ring_alloc(size_t bytes);
+void ts_ring_free(void *ring);
+void *ts_chunk_alloc(size_t bytes);
+void ts_chunk_free(void *chunk, size_t bytes);
+
+/* ---- endpoint and socket ---- */
+
+void ts_install(struct sock *sk, struct ts_endpoint_body *ep);
+void ts_uninstall_protocol(struct sock *sk);
+void ts_surrender(struct sock *sk, struct ts_endpoint_body *ep);
+struct sock *ts_endpoint_sock(struct ts_endpoint_body *ep);
+unsigned long ts_endpoint_link(const struct ts_endpoint_body *ep);
+void ts_endpoint_set_link(struct ts_endpoint_body *ep, unsigned long link);
+void ts_endpoint_discard(struct ts_endpoint_body *ep);
+void ts_sock_hold(struct sock *sk);
+void ts_sock_put(struct sock *sk);
+void ts_lock_sock(struct sock *sk);
+void ts_release_sock(struct sock *sk);
+void ts_linger_reset(struct sock *sk);
+
+/* ---- the registry's lock and hash ---- */
+
+void ts_registry_lock(void);
+void ts_registry_unlock(void);
+u64 ts_registry_hash(u64 key);
+
+/* ---- lane locks: 0 and 1 send, 2 and 3 receive ---- */
+
+void ts_lane_lock(struct ts_pair_body *pair, unsigned int which);
+void ts_lane_unlock(struct ts_pair_body *pair, unsigned int which);
+
+/* ---- bytes ---- */
+
+size_t ts_copy_from_iter(void *to, size_t bytes, struct msghdr *msg);
+size_t ts_copy_to_iter(const void *from, size_t bytes, struct msghdr *msg);
+void ts_iov_iter_revert(struct msghdr *msg, size_t bytes);
+int ts_base_sendmsg(struct sock *sk, struct msghdr *msg, size_t size);
+int ts_base_recvmsg(struct sock *sk, struct msghdr *msg, size_t len, int flags);
+int ts_base_recvmsg_nowait(struct sock *sk, struct msghdr *msg, size_t len, int flags);
+bool ts_base_stream_memory_free(const struct sock *sk, int wake);
+int ts_peek_off(const struct sock *sk);
+void ts_peek_off_move(struct sock *sk, int bytes, bool peek);
+
+#define TS_EXTRA_INQ		(1U << 0)	/* the reader wants to know what is left (TCP_INQ, msg_get_inq) */
+#define TS_EXTRA_PEEK_OFF	(1U << 1)	/* SO_PEEK_OFF is on */
+
+u32 ts_recv_extras(const struct sock *sk, const struct msghdr *msg);
+void ts_put_inq(struct sock *sk, struct msghdr *msg, int inq);
+
+/* ---- waiting, waking, spinning ---- */
+
+#define TS_WAIT_WORDS 8
+
+struct ts_wait {
+	u64 opaque[TS_WAIT_WORDS];
+};
+
+void ts_wait_begin(struct sock *sk, struct ts_wait *wait);
+long ts_schedule_timeout(long timeout);
+void ts_wait_end(struct sock *sk, struct ts_wait *wait);
+long ts_rcvtimeo(const struct sock *sk);
+long ts_sndtimeo(const struct sock *sk);
+int ts_rcvlowat(const struct sock *sk, bool waitall, int len);
+bool ts_signal_pending(void);
+int ts_intr_errno(long timeout);
+void ts_set_nospace(struct sock *sk);
+void ts_wake_writers(struct sock *sk);
+void ts_notify_readable(struct sock *const *slot);
+void ts_notify_writeable(struct sock *const *slot);
+bool ts_base_reader_asleep(struct sock *const *slot);
+void ts_kick_base_reader(struct sock *sk);
+u32 ts_busy_poll_us(const struct sock *sk);
+u64 ts_clock_us(void);
+bool ts_must_stop_spinning(void);
+
+/* ---- statistics and parameters ---- */
+
+void ts_stat_add(unsigned int counter, u64 value);
+u64 ts_stat_sum(unsigned int counter);
+void ts_seq_line(struct seq_file *seq, const char *name, size_t name_len, u64 value);
+u32 ts_ring_kbytes(void);
+void ts_bug(void) __noreturn;
+
+/* ---- Rust, called from C ---- */
+
+#define TS_COUNTERS		48	/* room for every counter of src/stats.rs, which checks it */
+#define TS_ENDPOINT_BYTES	64	/* room for struct Endpoint of src/endpoint.rs, which checks it */
+#define TS_PAIR_BYTES		704	/* room for struct Pair of src/pair.rs, which checks it */
+
+int tcp_splice_init(void);
+void tcp_splice_exit(void);
+int tcp_splice_pair(const struct bpf_sock_ops_kern *ctx, u64 flags, u32 busy_poll_us, u32 ring_kbytes);
+int tcp_splice_sendmsg(unsigned long link, struct sock *sk, struct msghdr *msg, size_t size, bool nonblock, bool tcp_only);
+int tcp_splice_recvmsg(unsigned long link, struct sock *sk, struct msghdr *msg, size_t len, int flags);
+bool tcp_splice_readable(unsigned long link, struct sock *sk);
+bool tcp_splice_writeable(unsigned long link, const struct sock *sk, int wake);
+int tcp_splice_inq(unsigned long link, struct sock *sk);
+void tcp_splice_shutdown(unsigned long link);
+void tcp_splice_close(struct sock *sk, struct ts_endpoint_body *ep);
+void tcp_splice_disconnect(struct sock *sk, struct ts_endpoint_body *ep);
+bool tcp_splice_withdraw(struct ts_endpoint_body *ep);
+void tcp_splice_release_cb(unsigned long link, struct sock *sk);
+void tcp_splice_release(struct ts_endpoint_body *ep);
+void tcp_splice_endpoint_free(struct ts_endpoint_body *ep);
+int tcp_splice_ring_kbytes(u32 request, u32 *kbytes);
+void tcp_splice_show(struct seq_file *seq);
+
+/* ---- among the C files ---- */
+
+extern const struct kernel_param_ops ts_ring_kbytes_ops;
+int ts_proto_init(void);
+int ts_memory_init(void);
+void ts_memory_exit(void);
+
+/* MSG_ flags that Rust reads; glue.c checks them against the kernel's. */
+#define TS_MSG_OOB		0x1
+#define TS_MSG_PEEK		0x2
+#define TS_MSG_TRUNC		0x20
+#define TS_MSG_DONTWAIT		0x40
+#define TS_MSG_WAITALL		0x100
+#define TS_MSG_ERRQUEUE		0x2000
+
+#endif

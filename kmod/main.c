@@ -1,0 +1,304 @@
+// SPDX-License-Identifier: GPL-2.0-only
+/* The module: parameters, memory, the kfunc, /proc/net/tcp_splice_stat, init and exit. */
+#define pr_fmt(fmt) KBUILD_MODNAME ": " fmt
+
+#include <linux/bpf.h>
+#include <linux/btf.h>
+#include <linux/btf_ids.h>
+#include <linux/filter.h>
+#include <linux/module.h>
+#include <linux/percpu.h>
+#include <linux/proc_fs.h>
+#include <linux/seq_file.h>
+#include <linux/slab.h>
+#include <net/net_namespace.h>
+
+#include "glue.h"
+#include "endpoint.h"
+
+/* ---- parameters ---- */
+
+static u32 ts_param_ring_kbytes __read_mostly = 64;
+
+static int ts_param_set_ring_kbytes(const char *val, const struct kernel_param *kp)
+{
+	u32 request, kbytes;
+	int err = kstrtou32(val, 0, &request);
+
+	if (!err)
+		err = tcp_splice_ring_kbytes(request, &kbytes);
+	if (err)
+		return err;
+	WRITE_ONCE(ts_param_ring_kbytes, kbytes);
+	return 0;
+}
+
+const struct kernel_param_ops ts_ring_kbytes_ops = {
+	.set = ts_param_set_ring_kbytes,
+	.get = param_get_uint,
+};
+
+module_param_cb(ring_kbytes, &ts_ring_kbytes_ops, &ts_param_ring_kbytes, 0644);
+__MODULE_PARM_TYPE(ring_kbytes, "uint");
+MODULE_PARM_DESC(ring_kbytes, "size of a ring in KiB, 4 to 16384, rounded up to a power of two; for later connections (default 64)");
+
+u32 ts_ring_kbytes(void)
+{
+	return READ_ONCE(ts_param_ring_kbytes);
+}
+
+/* ---- memory ---- */
+
+static struct kmem_cache *ts_endpoints __ro_after_init;
+static struct kmem_cache *ts_pairs __ro_after_init;
+
+static struct ts_endpoint *ts_endpoint_of(const struct ts_endpoint_body *body)
+{
+	return container_of((u8 (*)[TS_ENDPOINT_BYTES])body, struct ts_endpoint, body);
+}
+
+static struct ts_pair *ts_pair_of(const struct ts_pair_body *body)
+{
+	return container_of((u8 (*)[TS_PAIR_BYTES])body, struct ts_pair, body);
+}
+
+struct ts_endpoint_body *ts_endpoint_alloc(void)
+{
+	struct ts_endpoint *ep = kmem_cache_zalloc(ts_endpoints, GFP_ATOMIC | __GFP_NOWARN);
+
+	if (!ep)
+		return NULL;
+	__module_get(THIS_MODULE);	/* put when the endpoint is freed */
+	return (struct ts_endpoint_body *)ep->body;
+}
+
+static void ts_endpoint_free(struct rcu_head *rcu)
+{
+	struct ts_endpoint *ep = container_of(rcu, struct ts_endpoint, rcu);
+
+	tcp_splice_endpoint_free((struct ts_endpoint_body *)ep->body);
+	kmem_cache_free(ts_endpoints, ep);
+	module_put(THIS_MODULE);	/* exit waits for this function with rcu_barrier() */
+}
+
+void ts_endpoint_discard(struct ts_endpoint_body *body)
+{
+	call_rcu(&ts_endpoint_of(body)->rcu, ts_endpoint_free);
+}
+
+struct sock *ts_endpoint_sock(struct ts_endpoint_body *body)
+{
+	return ts_endpoint_of(body)->sk;
+}
+
+unsigned long ts_endpoint_link(const struct ts_endpoint_body *body)
+{
+	return smp_load_acquire(&ts_endpoint_of(body)->link);
+}
+
+void ts_endpoint_set_link(struct ts_endpoint_body *body, unsigned long link)
+{
+	smp_store_release(&ts_endpoint_of(body)->link, link);
+}
+
+struct ts_pair_body *ts_pair_alloc(void)
+{
+	static struct lock_class_key send_key, receive_key;
+	struct ts_pair *pair = kmem_cache_zalloc(ts_pairs, GFP_ATOMIC | __GFP_NOWARN);
+	int i;
+
+	if (!pair)
+		return NULL;
+	for (i = 0; i < ARRAY_SIZE(pair->lane); i++) {
+		if (i < 2)
+			mutex_init_with_key(&pair->lane[i].lock, &send_key);
+		else
+			mutex_init_with_key(&pair->lane[i].lock, &receive_key);
+	}
+	return (struct ts_pair_body *)pair->body;
+}
+
+void ts_pair_free(struct ts_pair_body *body)
+{
+	kmem_cache_free(ts_pairs, ts_pair_of(body));
+}
+
+void ts_lane_lock(struct ts_pair_body *pair, unsigned int which)
+{
+	mutex_lock(&ts_pair_of(pair)->lane[which & 3].lock);
+}
+
+void ts_lane_unlock(struct ts_pair_body *pair, unsigned int which)
+{
+	mutex_unlock(&ts_pair_of(pair)->lane[which & 3].lock);
+}
+
+/* Ring memory is the sender's: charged to its memory cgroup, and without it the connection simply stays TCP. */
+#define TS_GFP_RING (GFP_KERNEL_ACCOUNT | __GFP_NOWARN | __GFP_NORETRY)
+
+void *ts_ring_alloc(size_t bytes)
+{
+	return kvzalloc(bytes, TS_GFP_RING);
+}
+
+void ts_ring_free(void *ring)
+{
+	kvfree(ring);
+}
+
+void *ts_chunk_alloc(size_t bytes)
+{
+	return (void *)__get_free_pages(TS_GFP_RING, get_order(bytes));
+}
+
+void ts_chunk_free(void *chunk, size_t bytes)
+{
+	free_pages((unsigned long)chunk, get_order(bytes));
+}
+
+int __init ts_memory_init(void)
+{
+	ts_endpoints = kmem_cache_create("tcp_splice_endpoint", sizeof(struct ts_endpoint), 0, SLAB_HWCACHE_ALIGN, NULL);
+	ts_pairs = kmem_cache_create("tcp_splice_pair", sizeof(struct ts_pair), __alignof__(struct ts_pair),
+				     SLAB_HWCACHE_ALIGN, NULL);
+	if (ts_endpoints && ts_pairs)
+		return 0;
+	ts_memory_exit();
+	return -ENOMEM;
+}
+
+void ts_memory_exit(void)
+{
+	kmem_cache_destroy(ts_pairs);
+	kmem_cache_destroy(ts_endpoints);
+}
+
+/* ---- statistics ---- */
+
+struct ts_counters {
+	u64 value[TS_COUNTERS];
+};
+
+static DEFINE_PER_CPU(struct ts_counters, ts_counters);
+
+void ts_stat_add(unsigned int counter, u64 value)
+{
+	if (likely(counter < TS_COUNTERS))
+		this_cpu_add(ts_counters.value[counter], value);
+}
+
+u64 ts_stat_sum(unsigned int counter)
+{
+	u64 sum = 0;
+	int cpu;
+
+	if (counter < TS_COUNTERS)
+		for_each_possible_cpu(cpu)
+			sum += READ_ONCE(per_cpu(ts_counters, cpu).value[counter]);
+	return sum;
+}
+
+void ts_seq_line(struct seq_file *seq, const char *name, size_t name_len, u64 value)
+{
+	seq_printf(seq, "%.*s %llu\n", (int)name_len, name, value);
+}
+
+static int ts_stat_show(struct seq_file *seq, void *unused)
+{
+	tcp_splice_show(seq);
+	return 0;
+}
+
+/* ---- the kfunc ---- */
+
+__bpf_kfunc_start_defs();
+
+/**
+ * bpf_tcp_splice_pair() - offer this end of a connection to be joined with its other end
+ * @ctx: the sock_ops context, at ACTIVE_ESTABLISHED or PASSIVE_ESTABLISHED
+ * @flags: must be 0
+ * @busy_poll_us: how long this end's receiver spins before it sleeps; 0: the socket's SO_BUSY_POLL
+ * @ring_kbytes: size of the ring that this end sends into; 0: the module's ring_kbytes
+ *
+ * Return: 0 if the end was offered or joined, -EINVAL for bad arguments, another error if it stays plain TCP.
+ */
+__bpf_kfunc int bpf_tcp_splice_pair(struct bpf_sock_ops *ctx, u64 flags, u32 busy_poll_us, u32 ring_kbytes)
+{
+	return tcp_splice_pair((struct bpf_sock_ops_kern *)ctx, flags, busy_poll_us, ring_kbytes);
+}
+
+__bpf_kfunc_end_defs();
+
+BTF_KFUNCS_START(ts_kfuncs)
+BTF_ID_FLAGS(func, bpf_tcp_splice_pair)
+BTF_KFUNCS_END(ts_kfuncs)
+
+/* The hook is shared with other cgroup program types, which have no socket in a known state. */
+static int ts_kfunc_filter(const struct bpf_prog *prog, u32 kfunc_id)
+{
+	if (!btf_id_set8_contains(&ts_kfuncs, kfunc_id))
+		return 0;
+	return prog->type == BPF_PROG_TYPE_SOCK_OPS ? 0 : -EACCES;
+}
+
+static const struct btf_kfunc_id_set ts_kfunc_set = {
+	.owner = THIS_MODULE,
+	.set = &ts_kfuncs,
+	.filter = ts_kfunc_filter,
+};
+
+/* ---- init and exit ---- */
+
+static int __init ts_init(void)
+{
+	int err = ts_memory_init();
+
+	if (err)
+		return err;
+	err = ts_proto_init();
+	if (err)
+		goto free_memory;
+	err = tcp_splice_init();
+	if (err)
+		goto free_memory;
+	if (!proc_create_single("tcp_splice_stat", 0444, init_net.proc_net, ts_stat_show)) {
+		err = -ENOMEM;
+		goto exit_rust;
+	}
+	/* Last: from here on sockets can come. */
+	err = register_btf_kfunc_id_set(BPF_PROG_TYPE_SOCK_OPS, &ts_kfunc_set);
+	if (err)
+		goto remove_proc;
+	pr_info("loaded, ring_kbytes=%u; connections are paired where a policy says so (tcp-splice-ctl enable)\n",
+		ts_ring_kbytes());
+	return 0;
+
+remove_proc:
+	remove_proc_entry("tcp_splice_stat", init_net.proc_net);
+exit_rust:
+	tcp_splice_exit();
+free_memory:
+	ts_memory_exit();
+	return err;
+}
+
+/*
+ * No endpoint is left (each holds a reference to the module) and no program (its kfunc call does too). What may still run is the
+ * tail of ts_endpoint_free(): rcu_barrier() waits for it. The kfunc set goes with the module's BTF.
+ */
+static void __exit ts_exit(void)
+{
+	remove_proc_entry("tcp_splice_stat", init_net.proc_net);
+	rcu_barrier();
+	tcp_splice_exit();
+	ts_memory_exit();
+	pr_info("unloaded\n");
+}
+
+module_init(ts_init);
+module_exit(ts_exit);
+
+MODULE_LICENSE("GPL");
+MODULE_AUTHOR("the tcp-splice authors");
+MODULE_DESCRIPTION("Local TCP connections exchange their bytes through an in-kernel ring");
+MODULE_VERSION("0.1.0");

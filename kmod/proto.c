@@ -1,0 +1,401 @@
+// SPDX-License-Identifier: GPL-2.0-only
+/*
+ * The tables that a spliced socket wears, and putting them on and off.
+ *
+ * Every callback here may run for a socket that is not, not yet or no longer ours (a thread loads sk->sk_prot, sleeps, and calls):
+ * it looks the link up and falls to base when there is none. The tables and the text live as long as any socket that saw them,
+ * by the module references that an endpoint holds.
+ */
+#define pr_fmt(fmt) KBUILD_MODNAME ": " fmt
+
+#include <linux/module.h>
+#include <linux/net.h>
+#include <linux/sockios.h>
+#include <linux/uaccess.h>
+#include <asm/ioctls.h>
+#include <net/inet_common.h>
+#include <net/ipv6.h>
+#include <net/sock.h>
+#include <net/tcp.h>
+#include <net/transp_v6.h>
+
+#include "glue.h"
+#include "endpoint.h"
+
+static struct proto ts_prots[2] __ro_after_init;		/* IPv4, IPv6 */
+static struct proto_ops ts_ops[2] __ro_after_init;
+static struct {
+	void (*data_ready)(struct sock *sk);
+	void (*write_space)(struct sock *sk);
+	void (*state_change)(struct sock *sk);
+	void (*error_report)(struct sock *sk);
+	void (*destruct[2])(struct sock *sk);
+} ts_default __ro_after_init;
+
+#if IS_ENABLED(CONFIG_IPV6)
+#define TS_PROT6	(&tcpv6_prot)
+#define TS_OPS6		(&inet6_stream_ops)
+#else
+#define TS_PROT6	(&tcp_prot)
+#define TS_OPS6		(&inet_stream_ops)
+#endif
+
+bool ts_proto_is_base(const struct sock *sk)
+{
+	const struct proto *prot = READ_ONCE(sk->sk_prot);
+
+	return prot == &tcp_prot || prot == TS_PROT6;
+}
+
+bool ts_callbacks_are_default(const struct sock *sk)
+{
+	return sk->sk_data_ready == ts_default.data_ready && sk->sk_write_space == ts_default.write_space &&
+	       sk->sk_state_change == ts_default.state_change && sk->sk_error_report == ts_default.error_report;
+}
+
+/* ---- struct proto: data ---- */
+
+static int ts_sendmsg(struct sock *sk, struct msghdr *msg, size_t size)
+{
+	unsigned long link = ts_link(sk);
+	unsigned int flags = msg->msg_flags;
+	bool tcp_only;
+
+	if (unlikely(!link))
+		return tcp_prot.sendmsg(sk, msg, size);
+	/* What only segments can carry: urgent data, control messages, fast open's errors, zero-copy completions. */
+	tcp_only = msg->msg_controllen || (flags & (MSG_OOB | MSG_FASTOPEN)) ||
+		   ((flags & MSG_ZEROCOPY) && !msg->msg_ubuf && sock_flag(sk, SOCK_ZEROCOPY));
+	return tcp_splice_sendmsg(link, sk, msg, size, flags & MSG_DONTWAIT, tcp_only);
+}
+
+static int __ts_recvmsg(struct sock *sk, struct msghdr *msg, size_t len, int flags)
+{
+	unsigned long link = ts_link(sk);
+
+	if (unlikely(!link))
+		return ts_call_recvmsg(sk, msg, len, flags);
+	return tcp_splice_recvmsg(link, sk, msg, len, flags);
+}
+
+#if LINUX_VERSION_CODE >= KERNEL_VERSION(7, 1, 0)
+static int ts_recvmsg(struct sock *sk, struct msghdr *msg, size_t len, int flags)
+{
+	return __ts_recvmsg(sk, msg, len, flags);
+}
+#else
+static int ts_recvmsg(struct sock *sk, struct msghdr *msg, size_t len, int flags, int *addr_len)
+{
+	return __ts_recvmsg(sk, msg, len, flags);
+}
+#endif
+
+static bool ts_sock_is_readable(struct sock *sk)
+{
+	unsigned long link = ts_link(sk);
+
+	return link && tcp_splice_readable(link, sk);
+}
+
+static bool ts_stream_memory_free(const struct sock *sk, int wake)
+{
+	unsigned long link = ts_link(sk);
+
+	return link ? tcp_splice_writeable(link, sk, wake) : tcp_stream_memory_free(sk, wake);
+}
+
+static int ts_ioctl(struct sock *sk, int cmd, int *karg)
+{
+	unsigned long link = ts_link(sk);
+	int err = tcp_prot.ioctl(sk, cmd, karg);
+
+	if (!err && cmd == SIOCINQ && link)
+		*karg = tcp_splice_inq(link, sk);
+	return err;
+}
+
+/* ---- struct proto: life ---- */
+
+static void ts_shutdown(struct sock *sk, int how)
+{
+	unsigned long link = ts_link(sk);
+
+	if (link && (how & SEND_SHUTDOWN))
+		tcp_splice_shutdown(link);
+	tcp_prot.shutdown(sk, how);
+}
+
+static void ts_close(struct sock *sk, long timeout)
+{
+	struct ts_endpoint *ep = ts_endpoint(sk);
+
+	if (ep)
+		tcp_splice_close(sk, (struct ts_endpoint_body *)ep->body);
+	tcp_close(sk, sock_flag(sk, SOCK_LINGER) && !sk->sk_lingertime ? 0 : timeout);
+}
+
+/* The socket's lock is held; the socket may be used again afterwards, so it gets its base tables back. */
+static int ts_disconnect(struct sock *sk, int flags)
+{
+	struct ts_endpoint *ep = ts_endpoint(sk);
+
+	if (ep)
+		tcp_splice_disconnect(sk, (struct ts_endpoint_body *)ep->body);
+	ts_uninstall_protocol(sk);
+	return tcp_prot.disconnect(sk, flags);
+}
+
+static const struct proto_ops *ts_base_ops(const struct sock *sk)
+{
+	return sk->sk_family == AF_INET6 ? TS_OPS6 : &inet_stream_ops;
+}
+
+/* An accepted socket gets its struct socket in accept(), under this lock and before its descriptor exists: graft then. */
+static void ts_graft(struct sock *sk)
+{
+	struct socket *sock = sk->sk_socket;
+
+	if (sock && READ_ONCE(sock->ops) == ts_base_ops(sk))
+		WRITE_ONCE(sock->ops, &ts_ops[sk->sk_family == AF_INET6]);
+}
+
+static void ts_release_cb(struct sock *sk)
+{
+	unsigned long link = ts_link(sk);
+
+	if (link)
+		tcp_splice_release_cb(link, sk);
+	if (likely(ts_endpoint(sk)))
+		ts_graft(sk);
+	tcp_prot.release_cb(sk);
+}
+
+/* ---- struct proto: options ---- */
+
+static int ts_setsockopt(struct sock *sk, int level, int optname, sockptr_t optval, unsigned int optlen)
+{
+	struct ts_endpoint *ep;
+
+	if (level == SOL_TCP && optname == TCP_ULP) {
+		/* Not paired: whoever wants the slot (kTLS) may have it. Paired: base answers -EEXIST. */
+		lock_sock(sk);
+		ep = ts_endpoint(sk);
+		if (ep && tcp_splice_withdraw((struct ts_endpoint_body *)ep->body))
+			ts_surrender(sk, (struct ts_endpoint_body *)ep->body);
+		release_sock(sk);
+	} else if (level == SOL_TCP && optname == TCP_REPAIR && ts_link(sk)) {
+		return -EBUSY;	/* a checkpoint would miss the ring's bytes */
+	}
+	return tcp_prot.setsockopt(sk, level, optname, optval, optlen);
+}
+
+static int ts_getsockopt(struct sock *sk, int level, int optname, char __user *optval, int __user *optlen)
+{
+	/* As for a socket without a ULP. */
+	if (level == SOL_TCP && optname == TCP_ULP && ts_endpoint(sk))
+		return put_user(0, optlen) ? -EFAULT : 0;
+	return tcp_prot.getsockopt(sk, level, optname, optval, optlen);
+}
+
+/* ---- struct proto_ops ---- */
+
+static int ts_set_rcvlowat(struct sock *sk, int val)
+{
+	int err = inet_stream_ops.set_rcvlowat(sk, val);
+
+	/* A lower mark may make ring bytes readable that were not enough before. */
+	if (!err && ts_sock_is_readable(sk))
+		READ_ONCE(sk->sk_data_ready)(sk);
+	return err;
+}
+
+static void __init ts_init_ops(struct proto_ops *ops, const struct proto_ops *base)
+{
+	*ops = *base;	/* .owner too: accept() and close() count on it */
+	/* Without splice_read, splice(2) reads through recvmsg; the base one would not see the ring. */
+	ops->splice_read = NULL;
+	ops->read_sock = NULL;
+	ops->read_skb = NULL;
+	ops->sendmsg_locked = NULL;
+	ops->set_rcvlowat = ts_set_rcvlowat;
+#ifdef CONFIG_MMU
+	ops->mmap = sock_no_mmap;
+#endif
+}
+
+static void __init ts_init_prot(struct proto *prot, const struct proto *base)
+{
+	*prot = *base;
+	prot->sendmsg = ts_sendmsg;
+	prot->recvmsg = ts_recvmsg;
+	prot->sock_is_readable = ts_sock_is_readable;
+	prot->stream_memory_free = ts_stream_memory_free;
+	prot->ioctl = ts_ioctl;
+	prot->shutdown = ts_shutdown;
+	prot->close = ts_close;
+	prot->disconnect = ts_disconnect;
+	prot->release_cb = ts_release_cb;
+	prot->setsockopt = ts_setsockopt;
+	prot->getsockopt = ts_getsockopt;
+#ifdef CONFIG_BPF_SYSCALL
+	prot->psock_update_sk_prot = NULL;	/* sockmap: -EOPNOTSUPP */
+#endif
+}
+
+/* ---- putting on and off ---- */
+
+/*
+ * Called by the kfunc, with the socket's lock in either shape, not sleeping. Nothing else can hold the two slots: they were seen
+ * empty under this lock. From the release on, callbacks find the endpoint.
+ */
+void ts_install(struct sock *sk, struct ts_endpoint_body *body)
+{
+	struct ts_endpoint *ep = container_of((u8 (*)[TS_ENDPOINT_BYTES])body, struct ts_endpoint, body);
+	struct inet_connection_sock *icsk = inet_csk(sk);
+
+	ep->sk = sk;
+	__module_get(THIS_MODULE);	/* for the ULP slot: tcp_cleanup_ulp() puts it */
+	write_lock_bh(&sk->sk_callback_lock);
+	__rcu_assign_sk_user_data_with_flags(sk, ep, SK_USER_DATA_NOCOPY);
+	write_unlock_bh(&sk->sk_callback_lock);
+	rcu_assign_pointer(icsk->icsk_ulp_data, ep);
+	smp_store_release(&icsk->icsk_ulp_ops, &ts_ulp);
+	WRITE_ONCE(sk->sk_prot, &ts_prots[sk->sk_prot != &tcp_prot]);
+	ts_graft(sk);
+}
+
+/* Under the socket's lock. Calls that are on their way into our tables fall to base by themselves. */
+void ts_uninstall_protocol(struct sock *sk)
+{
+	struct socket *sock = sk->sk_socket;
+
+	if (sk->sk_prot == &ts_prots[0])
+		WRITE_ONCE(sk->sk_prot, &tcp_prot);
+	else if (sk->sk_prot == &ts_prots[1])
+		WRITE_ONCE(sk->sk_prot, TS_PROT6);
+	if (sock && (sock->ops == &ts_ops[0] || sock->ops == &ts_ops[1]))
+		WRITE_ONCE(sock->ops, ts_base_ops(sk));
+}
+
+static struct ts_endpoint *ts_user_data(struct sock *sk)
+{
+	return (struct ts_endpoint *)((uintptr_t)sk->sk_user_data & SK_USER_DATA_PTRMASK);
+}
+
+static void ts_clear_user_data(struct sock *sk, struct ts_endpoint *ep)
+{
+	write_lock_bh(&sk->sk_callback_lock);
+	if (ts_user_data(sk) == ep)
+		rcu_assign_sk_user_data(sk, NULL);
+	write_unlock_bh(&sk->sk_callback_lock);
+}
+
+/* Runs once, after the last reference to a socket that gave its ULP slot away. Any context. */
+static void ts_destruct(struct sock *sk)
+{
+	struct ts_endpoint *ep = ts_user_data(sk);
+	void (*base)(struct sock *sk) = ts_default.destruct[sk->sk_family == AF_INET6];
+
+	/* Somebody took sk_user_data without asking (sunrpc and iscsi_tcp do): then the endpoint is lost, not the kernel. */
+	if (!WARN_ON_ONCE(!ep || ep->sk != sk)) {
+		rcu_assign_sk_user_data(sk, NULL);
+		ts_endpoint_discard((struct ts_endpoint_body *)ep->body);
+	}
+	base(sk);
+}
+
+/*
+ * Under the socket's lock; the endpoint is not paired and never will be. The socket becomes plain, for another ULP to take. Calls
+ * on their way into our text are covered by the endpoint, which stays until the socket dies.
+ */
+void ts_surrender(struct sock *sk, struct ts_endpoint_body *body)
+{
+	struct inet_connection_sock *icsk = inet_csk(sk);
+
+	ts_uninstall_protocol(sk);
+	sk->sk_destruct = ts_destruct;
+	WRITE_ONCE(icsk->icsk_ulp_ops, NULL);
+	rcu_assign_pointer(icsk->icsk_ulp_data, NULL);
+	module_put(THIS_MODULE);
+}
+
+/*
+ * tcp_cleanup_ulp(), from the socket's destroy: no descriptor is left, so no call of this socket is under way; the other end may
+ * be waking us under RCU, so everything is freed a grace period later.
+ */
+static void ts_ulp_release(struct sock *sk)
+{
+	struct ts_endpoint *ep = (struct ts_endpoint *)rcu_access_pointer(inet_csk(sk)->icsk_ulp_data);
+
+	rcu_assign_pointer(inet_csk(sk)->icsk_ulp_data, NULL);
+	ts_clear_user_data(sk, ep);
+	tcp_splice_release((struct ts_endpoint_body *)ep->body);
+	ts_endpoint_discard((struct ts_endpoint_body *)ep->body);
+}
+
+/* A disconnected socket keeps its slot; should it listen, its children are born without. */
+static void ts_ulp_clone(const struct request_sock *req, struct sock *newsk, const gfp_t priority)
+{
+	inet_csk(newsk)->icsk_ulp_ops = NULL;
+	rcu_assign_pointer(inet_csk(newsk)->icsk_ulp_data, NULL);
+}
+
+/* Not registered by name: only the kfunc hands it out. */
+const struct tcp_ulp_ops ts_ulp = {
+	.name = "tcp_splice",
+	.owner = THIS_MODULE,
+	.release = ts_ulp_release,
+	.clone = ts_ulp_clone,
+};
+
+/* ---- init ---- */
+
+/* The defaults are static in the kernel: read them off a socket nobody uses. */
+static int __init ts_learn_defaults(int family)
+{
+	struct socket *sock;
+	int err = sock_create_kern(&init_net, family, SOCK_STREAM, IPPROTO_TCP, &sock);
+
+	if (err)
+		return err;
+	ts_default.data_ready = sock->sk->sk_data_ready;
+	ts_default.write_space = sock->sk->sk_write_space;
+	ts_default.state_change = sock->sk->sk_state_change;
+	ts_default.error_report = sock->sk->sk_error_report;
+	ts_default.destruct[family == AF_INET6] = sock->sk->sk_destruct;
+	sock_release(sock);
+	return 0;
+}
+
+/* Our callbacks forward to tcp_prot's for both families: true of every kernel so far, and checked. */
+static bool __init ts_families_agree(void)
+{
+	const struct proto *v6 = TS_PROT6;
+
+	return v6->sendmsg == tcp_prot.sendmsg && v6->recvmsg == tcp_prot.recvmsg && v6->ioctl == tcp_prot.ioctl &&
+	       v6->shutdown == tcp_prot.shutdown && v6->close == tcp_prot.close &&
+	       v6->disconnect == tcp_prot.disconnect && v6->release_cb == tcp_prot.release_cb &&
+	       v6->setsockopt == tcp_prot.setsockopt && v6->getsockopt == tcp_prot.getsockopt &&
+	       v6->stream_memory_free == tcp_prot.stream_memory_free && tcp_prot.close == tcp_close &&
+	       !v6->sock_is_readable && !tcp_prot.sock_is_readable;
+}
+
+int __init ts_proto_init(void)
+{
+	int err = ts_learn_defaults(AF_INET);
+
+	if (err)
+		return err;
+	/* IPv6 may be switched off at boot. */
+	if (ts_learn_defaults(AF_INET6))
+		pr_info("no IPv6 sockets: IPv4 only\n");
+	if (!ts_families_agree()) {
+		pr_err("this kernel's IPv4 and IPv6 TCP differ where they never did: not loading\n");
+		return -EOPNOTSUPP;
+	}
+	ts_init_prot(&ts_prots[0], &tcp_prot);
+	ts_init_prot(&ts_prots[1], TS_PROT6);
+	ts_init_ops(&ts_ops[0], &inet_stream_ops);
+	ts_init_ops(&ts_ops[1], TS_OPS6);
+	return 0;
+}

@@ -1,0 +1,177 @@
+// SPDX-License-Identifier: GPL-2.0-only
+//! The seam to C: `glue.h`, line by line. Contracts that the prototypes do not show are stated here.
+//!
+//! Kernel objects are opaque. Where a function may sleep, or needs a lock, it says so.
+
+use core::ffi::{c_char, c_int, c_long, c_uint, c_ulong, c_void};
+use core::sync::atomic::AtomicPtr;
+
+/// `struct sock`.
+#[repr(C)]
+pub(crate) struct Sock([u8; 0]);
+/// `struct msghdr`.
+#[repr(C)]
+pub(crate) struct Msg([u8; 0]);
+/// `struct seq_file`.
+#[repr(C)]
+pub(crate) struct SeqFile([u8; 0]);
+/// `struct bpf_sock_ops_kern`.
+#[repr(C)]
+pub(crate) struct SockOps([u8; 0]);
+
+/// `struct ts_facts`.
+#[repr(C)]
+pub(crate) struct Facts {
+    pub(crate) sk: *mut Sock,
+    pub(crate) netns: u64,
+    pub(crate) obstacles: u32,
+    pub(crate) write_seq: u32,
+    pub(crate) rcv_nxt: u32,
+    pub(crate) txhash: u32,
+    pub(crate) peer_hash: u32,
+    pub(crate) has_peer_hash: u8,
+    pub(crate) passive: u8,
+    pub(crate) init_user_ns: u8,
+    pub(crate) reserved: u8,
+}
+
+/// `struct ts_rx_view`.
+#[repr(C)]
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub(crate) struct RxView {
+    pub(crate) flags: u32,
+    pub(crate) received: u32,
+    pub(crate) copied: u32,
+    pub(crate) disconnects: u32,
+}
+
+/// `struct ts_wait`: room for a `struct wait_queue_entry`.
+#[repr(C)]
+pub(crate) struct Wait(pub(crate) [u64; 8]);
+
+pub(crate) const TX_ERR: u32 = 1 << 0;
+pub(crate) const TX_SHUT: u32 = 1 << 1;
+pub(crate) const TX_STATE: u32 = 1 << 2;
+pub(crate) const TX_TCP_ONLY: u32 = 1 << 3;
+#[allow(dead_code)] // any flag keeps a lane from starting
+pub(crate) const TX_PENDING: u32 = 1 << 4;
+
+#[allow(dead_code)] // any flag is an end
+pub(crate) const RX_ERR: u32 = 1 << 0;
+pub(crate) const RX_DONE: u32 = 1 << 1;
+pub(crate) const RX_SHUT: u32 = 1 << 2;
+#[allow(dead_code)] // as above
+pub(crate) const RX_CLOSE: u32 = 1 << 3;
+
+pub(crate) const EXTRA_INQ: u32 = 1 << 0;
+pub(crate) const EXTRA_PEEK_OFF: u32 = 1 << 1;
+
+pub(crate) const MSG_OOB: c_int = 0x1;
+pub(crate) const MSG_PEEK: c_int = 0x2;
+pub(crate) const MSG_TRUNC: c_int = 0x20;
+pub(crate) const MSG_DONTWAIT: c_int = 0x40;
+pub(crate) const MSG_WAITALL: c_int = 0x100;
+pub(crate) const MSG_ERRQUEUE: c_int = 0x2000;
+
+#[allow(dead_code)] // compared at compile time
+pub(crate) const COUNTERS: usize = 48;
+#[allow(dead_code)] // compared at compile time
+pub(crate) const ENDPOINT_BYTES: usize = 64;
+#[allow(dead_code)] // compared at compile time
+pub(crate) const PAIR_BYTES: usize = 704;
+
+pub(crate) const EAGAIN: c_int = 11;
+pub(crate) const ENOMEM: c_int = 12;
+pub(crate) const EFAULT: c_int = 14;
+pub(crate) const EINVAL: c_int = 22;
+pub(crate) const EPIPE: c_int = 32;
+pub(crate) const EOPNOTSUPP: c_int = 95;
+
+unsafe extern "C" {
+    /// Fills in what is known of the socket. Within the sock_ops program; does not sleep.
+    pub(crate) fn ts_facts(ctx: *const SockOps, facts: *mut Facts);
+    pub(crate) fn ts_tx_view(sk: *const Sock) -> u64;
+    pub(crate) fn ts_rx_view(sk: *const Sock, view: *mut RxView);
+    pub(crate) fn ts_tcp_inq(sk: *mut Sock) -> c_int;
+
+    /// Zeroed, or null. Takes a module reference. Any context.
+    pub(crate) fn ts_endpoint_alloc() -> *mut c_void;
+    /// Zeroed but for its locks, or null. Any context.
+    pub(crate) fn ts_pair_alloc() -> *mut c_void;
+    pub(crate) fn ts_pair_free(pair: *mut c_void);
+    /// Zeroed, or null. Sleeps.
+    pub(crate) fn ts_ring_alloc(bytes: usize) -> *mut c_void;
+    pub(crate) fn ts_ring_free(ring: *mut c_void);
+    /// Not zeroed, or null; `bytes` is a power of two of at least a page. Sleeps.
+    pub(crate) fn ts_chunk_alloc(bytes: usize) -> *mut u8;
+    pub(crate) fn ts_chunk_free(chunk: *mut u8, bytes: usize);
+
+    /// Socket locked, within the sock_ops program.
+    pub(crate) fn ts_install(sk: *mut Sock, ep: *mut c_void);
+    pub(crate) fn ts_endpoint_sock(ep: *mut c_void) -> *mut Sock;
+    /// Acquire.
+    pub(crate) fn ts_endpoint_link(ep: *const c_void) -> c_ulong;
+    /// Release.
+    pub(crate) fn ts_endpoint_set_link(ep: *mut c_void, link: c_ulong);
+    pub(crate) fn ts_sock_hold(sk: *mut Sock);
+    pub(crate) fn ts_sock_put(sk: *mut Sock);
+    /// Sleeps.
+    pub(crate) fn ts_lock_sock(sk: *mut Sock);
+    pub(crate) fn ts_release_sock(sk: *mut Sock);
+    /// Sleeps: takes the socket's lock.
+    pub(crate) fn ts_linger_reset(sk: *mut Sock);
+
+    pub(crate) fn ts_registry_lock();
+    pub(crate) fn ts_registry_unlock();
+    pub(crate) fn ts_registry_hash(key: u64) -> u64;
+
+    /// Sleeps.
+    pub(crate) fn ts_lane_lock(pair: *mut c_void, which: c_uint);
+    pub(crate) fn ts_lane_unlock(pair: *mut c_void, which: c_uint);
+
+    /// Bytes copied; fewer on a fault. Sleeps.
+    pub(crate) fn ts_copy_from_iter(to: *mut u8, bytes: usize, msg: *mut Msg) -> usize;
+    /// As above.
+    pub(crate) fn ts_copy_to_iter(from: *const u8, bytes: usize, msg: *mut Msg) -> usize;
+    pub(crate) fn ts_iov_iter_revert(msg: *mut Msg, bytes: usize);
+    /// Sleeps, for long.
+    pub(crate) fn ts_base_sendmsg(sk: *mut Sock, msg: *mut Msg, size: usize) -> c_int;
+    /// Sleeps, for long.
+    pub(crate) fn ts_base_recvmsg(sk: *mut Sock, msg: *mut Msg, len: usize, flags: c_int) -> c_int;
+    /// Sleeps for the socket's lock and page faults only.
+    pub(crate) fn ts_base_recvmsg_nowait(sk: *mut Sock, msg: *mut Msg, len: usize, flags: c_int) -> c_int;
+    pub(crate) fn ts_base_stream_memory_free(sk: *const Sock, wake: c_int) -> bool;
+    /// Negative: `SO_PEEK_OFF` is off.
+    pub(crate) fn ts_peek_off(sk: *const Sock) -> c_int;
+    pub(crate) fn ts_peek_off_move(sk: *mut Sock, bytes: c_int, peek: bool);
+    pub(crate) fn ts_recv_extras(sk: *const Sock, msg: *const Msg) -> u32;
+    pub(crate) fn ts_put_inq(sk: *mut Sock, msg: *mut Msg, inq: c_int);
+
+    /// Puts `current` on the socket's wait queue, ready to sleep; full barrier. `wait` stays put until `ts_wait_end`.
+    pub(crate) fn ts_wait_begin(sk: *mut Sock, wait: *mut Wait);
+    pub(crate) fn ts_schedule_timeout(timeout: c_long) -> c_long;
+    pub(crate) fn ts_wait_end(sk: *mut Sock, wait: *mut Wait);
+    pub(crate) fn ts_rcvtimeo(sk: *const Sock) -> c_long;
+    pub(crate) fn ts_sndtimeo(sk: *const Sock) -> c_long;
+    pub(crate) fn ts_rcvlowat(sk: *const Sock, waitall: bool, len: c_int) -> c_int;
+    pub(crate) fn ts_signal_pending() -> bool;
+    /// A negative errno.
+    pub(crate) fn ts_intr_errno(timeout: c_long) -> c_int;
+    pub(crate) fn ts_set_nospace(sk: *mut Sock);
+    pub(crate) fn ts_wake_writers(sk: *mut Sock);
+    /// After a publication. The slot is null or holds a socket that lives until a grace period after it was cleared.
+    pub(crate) fn ts_notify_readable(slot: *const AtomicPtr<Sock>);
+    pub(crate) fn ts_notify_writeable(slot: *const AtomicPtr<Sock>);
+    /// Full barrier first.
+    pub(crate) fn ts_base_reader_asleep(slot: *const AtomicPtr<Sock>) -> bool;
+    pub(crate) fn ts_kick_base_reader(sk: *mut Sock);
+    pub(crate) fn ts_busy_poll_us(sk: *const Sock) -> u32;
+    pub(crate) fn ts_clock_us() -> u64;
+    pub(crate) fn ts_must_stop_spinning() -> bool;
+
+    pub(crate) fn ts_stat_add(counter: c_uint, value: u64);
+    pub(crate) fn ts_stat_sum(counter: c_uint) -> u64;
+    pub(crate) fn ts_seq_line(seq: *mut SeqFile, name: *const c_char, name_len: usize, value: u64);
+    pub(crate) fn ts_ring_kbytes() -> u32;
+    pub(crate) fn ts_bug() -> !;
+}

@@ -1,0 +1,47 @@
+// SPDX-License-Identifier: GPL-2.0-only
+//! tcp_splice.ko: local TCP connections exchange their bytes through an in-kernel ring.
+//!
+//! This is the thin shell around `tcp_splice_core`: it fetches snapshots from the kernel, asks the core what to do, and does it.
+//!
+//! # Locks, in the order they are taken
+//!
+//! 1. a lane's send lock or its receive lock (mutexes; never two at once);
+//! 2. the socket's own lock (`lock_sock`): to begin using the ring, and inside base calls;
+//! 3. the registry's lock (a bottom-half spinlock): by the kfunc and by teardown, with or without 2.
+//!
+//! Nobody takes the lock of the other end's socket, and nobody sleeps for data or space with a lane lock held.
+//!
+//! # Who keeps what alive
+//!
+//! - A callback of a socket keeps that socket, the socket its endpoint, the endpoint its pair, the pair its rings.
+//! - The other end's socket is reached through [`pair::Pair`]'s slots only, inside an RCU read-side section: see there.
+//! - An endpoint holds a reference to the module until a grace period after its socket was destroyed.
+//!
+//! | file | holds |
+//! |---|---|
+//! | `ffi` | the seam to C |
+//! | `pairing` | the kfunc: offers, matches, the registry |
+//! | `pair` | pair, lanes, their locks, the link between a socket and its pair |
+//! | `ring` | the ring's memory |
+//! | `send`, `recv`, `poll` | the data path |
+//! | `teardown` | shutdown, close, disconnect, destroy |
+//! | `stats` | counters |
+#![no_std]
+#![warn(missing_docs)]
+
+mod ffi;
+mod pair;
+mod pairing;
+mod poll;
+mod recv;
+mod ring;
+mod send;
+mod stats;
+mod teardown;
+
+/// No panic is reachable; should one be after all, the kernel must not go on.
+#[panic_handler]
+fn panic(_: &core::panic::PanicInfo<'_>) -> ! {
+    // SAFETY: BUG() may be called anywhere.
+    unsafe { ffi::ts_bug() }
+}

@@ -1,0 +1,291 @@
+// SPDX-License-Identifier: GPL-2.0-only
+//! A pair, its two lanes, their locks, and the link by which a socket knows its pair.
+//!
+//! # Lifetime
+//!
+//! A pair is made by the kfunc at the accepting end and has one reference for each endpoint. An endpoint drops its reference in
+//! the RCU callback that frees it, which is queued when its socket is destroyed. So whoever got a [`Link`] from a socket may use
+//! the pair as long as a call of that socket runs (the socket is not destroyed before its descriptor is closed), or within the RCU
+//! read-side section in which the link was read.
+//!
+//! The slots hold the two sockets, each with a reference taken when the pair was made. A slot is cleared when its socket is
+//! destroyed, the reference is dropped a grace period later: inside an RCU read-side section a socket read from a slot is alive.
+
+use crate::ffi::{self, Sock};
+use crate::ring::Ring;
+use crate::stats::Counter;
+use core::cell::UnsafeCell;
+use core::ffi::{c_uint, c_ulong, c_void};
+use core::mem::{align_of, size_of};
+use core::ops::{Deref, DerefMut};
+use core::ptr::{self, NonNull};
+use core::sync::atomic::{AtomicBool, AtomicPtr, AtomicU32, Ordering, fence};
+use tcp_splice_core::cursors::Cursors;
+use tcp_splice_core::handoff::{Handoff, Use};
+
+/// Bytes published, or given back, at a time: the reader copies while the sender still writes.
+pub(crate) const PIECE: u64 = 8192;
+
+/// What the sender knows; behind the lane's send lock.
+#[repr(align(64))]
+pub(crate) struct Tx {
+    /// Equals the `prod` word's byte count.
+    pub(crate) prod: u64,
+    /// `cons` when last looked at; the true one is not smaller.
+    pub(crate) cons: u64,
+    /// `write_seq` at the border, while the ring is in use.
+    pub(crate) border: u32,
+}
+
+/// What the receiver knows; behind the lane's receive lock.
+#[repr(align(64))]
+pub(crate) struct Rx {
+    /// Equals the `cons` word's byte count.
+    pub(crate) cons: u64,
+    /// The use of the ring whose TCP bytes have all been read.
+    pub(crate) settled: Option<Use>,
+}
+
+/// One direction.
+///
+/// The first two cache lines are written by one side each; the third is read by both and written when something changes; the last
+/// two are private to a side.
+#[repr(C, align(64))]
+pub(crate) struct Lane {
+    pub(crate) cursors: Cursors,
+    pub(crate) handoff: Handoff,
+    ring: AtomicPtr<Ring>,
+    /// Size wanted for the ring, in KiB; 0: the module's default. Set before the pair is linked.
+    ring_kbytes: AtomicU32,
+    /// The receiver's budget; 0: the socket's. Set before the pair is linked.
+    busy_poll_us: AtomicU32,
+    /// A sender sleeps with its message half written: others wait until it is through.
+    pub(crate) turn: AtomicBool,
+    tx: UnsafeCell<Tx>,
+    rx: UnsafeCell<Rx>,
+}
+
+/// Which end of the connection: the lowest bit of a link.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Side {
+    /// The end that connected.
+    Active,
+    /// The end that was accepted.
+    Passive,
+}
+
+/// The two ends of one connection.
+#[repr(C, align(64))]
+pub(crate) struct Pair {
+    /// From the connecting end to the accepted one.
+    forward: Lane,
+    /// The other way.
+    reverse: Lane,
+    active: AtomicPtr<Sock>,
+    passive: AtomicPtr<Sock>,
+    refs: AtomicU32,
+}
+
+const _: () = assert!(size_of::<Pair>() <= ffi::PAIR_BYTES && align_of::<Pair>() <= 64);
+
+impl Lane {
+    fn new(ring_kbytes: u32, busy_poll_us: u32) -> Self {
+        Lane {
+            cursors: Cursors::new(),
+            handoff: Handoff::new(),
+            ring: AtomicPtr::new(ptr::null_mut()),
+            ring_kbytes: AtomicU32::new(ring_kbytes),
+            busy_poll_us: AtomicU32::new(busy_poll_us),
+            turn: AtomicBool::new(false),
+            tx: UnsafeCell::new(Tx { prod: 0, cons: 0, border: 0 }),
+            rx: UnsafeCell::new(Rx { cons: 0, settled: None }),
+        }
+    }
+
+    /// The ring, if the sender has made it. Acquire: pairs with [`Lane::ring_or_alloc`].
+    pub(crate) fn ring(&self) -> Option<&Ring> {
+        // SAFETY: set once, freed with the pair.
+        unsafe { self.ring.load(Ordering::Acquire).as_ref() }
+    }
+
+    /// The ring, made if need be. Caller holds the send lock, in process context.
+    pub(crate) fn ring_or_alloc(&self, _tx: &mut Tx) -> Option<&Ring> {
+        if self.ring().is_none() {
+            let wanted = self.ring_kbytes.load(Ordering::Relaxed);
+            // SAFETY: no requirements.
+            let kbytes = if wanted != 0 { wanted } else { unsafe { ffi::ts_ring_kbytes() } };
+            self.ring.store(Ring::alloc(kbytes)?.as_ptr(), Ordering::Release);
+        }
+        self.ring()
+    }
+
+    /// Sender: the lane goes back to TCP, in order.
+    pub(crate) fn leave(&self, tx: &mut Tx) {
+        if self.handoff.in_ring() {
+            self.handoff.leave(tx.prod);
+            Counter::RingLeaves.add(1);
+        }
+    }
+
+    /// How long the receiver spins before it sleeps, in microseconds.
+    pub(crate) fn busy_poll_us(&self, sk: *const Sock) -> u32 {
+        match self.busy_poll_us.load(Ordering::Relaxed) {
+            // SAFETY: the caller's own socket.
+            0 => unsafe { ffi::ts_busy_poll_us(sk) },
+            budget => budget,
+        }
+    }
+}
+
+impl Pair {
+    /// Makes a pair in memory from `ts_pair_alloc`; the parameters are those of the (active, passive) ends.
+    pub(crate) fn new(ring_kbytes: (u32, u32), busy_poll_us: (u32, u32), socks: (*mut Sock, *mut Sock)) -> Self {
+        Pair {
+            forward: Lane::new(ring_kbytes.0, busy_poll_us.1),
+            reverse: Lane::new(ring_kbytes.1, busy_poll_us.0),
+            active: AtomicPtr::new(socks.0),
+            passive: AtomicPtr::new(socks.1),
+            refs: AtomicU32::new(2),
+        }
+    }
+
+    /// The link of one of its sockets.
+    pub(crate) fn link(pair: NonNull<Pair>, side: Side) -> c_ulong {
+        let addr = pair.as_ptr().expose_provenance() as c_ulong;
+        match side {
+            Side::Active => addr,
+            Side::Passive => addr | 1,
+        }
+    }
+
+    /// Drops one reference; the last one frees the rings and the pair. Any context.
+    ///
+    /// # Safety
+    ///
+    /// The caller owns a reference, and uses the pair no more.
+    pub(crate) unsafe fn put(pair: NonNull<Pair>) {
+        // SAFETY: alive by the caller's reference.
+        let this = unsafe { pair.as_ref() };
+        if this.refs.fetch_sub(1, Ordering::Release) != 1 {
+            return;
+        }
+        // Pairs with the release above: the other end's uses happened before the freeing.
+        fence(Ordering::Acquire);
+        for lane in [&this.forward, &this.reverse] {
+            if let Some(ring) = NonNull::new(lane.ring.load(Ordering::Relaxed)) {
+                // SAFETY: both endpoints are gone, a grace period after their sockets' last use.
+                unsafe { Ring::free(ring) };
+            }
+        }
+        Counter::PairsGone.add(1);
+        // SAFETY: from `ts_pair_alloc`, and nobody can reach it any more.
+        unsafe { ffi::ts_pair_free(pair.as_ptr().cast()) };
+    }
+}
+
+/// A socket's view of its pair.
+#[derive(Clone, Copy)]
+pub(crate) struct Link<'a> {
+    pair: &'a Pair,
+    /// The socket's end.
+    pub(crate) side: Side,
+}
+
+impl<'a> Link<'a> {
+    /// The link behind the word that C carries; none for 0.
+    ///
+    /// # Safety
+    ///
+    /// The word was read from the endpoint of a socket, and `'a` does not outlive what the module's documentation allows.
+    pub(crate) unsafe fn from_word(word: c_ulong) -> Option<Self> {
+        let side = if word & 1 == 0 { Side::Active } else { Side::Passive };
+        let pair = ptr::with_exposed_provenance::<Pair>((word & !1) as usize);
+        // SAFETY: by the caller; only `Pair::link` makes such words.
+        unsafe { pair.as_ref() }.map(|pair| Link { pair, side })
+    }
+
+    /// The pair itself, for its last owner.
+    pub(crate) fn pair(self) -> NonNull<Pair> {
+        NonNull::from(self.pair)
+    }
+
+    /// The lane this end sends into.
+    pub(crate) fn outbound(self) -> &'a Lane {
+        match self.side {
+            Side::Active => &self.pair.forward,
+            Side::Passive => &self.pair.reverse,
+        }
+    }
+
+    /// The lane this end reads from.
+    pub(crate) fn inbound(self) -> &'a Lane {
+        match self.side {
+            Side::Active => &self.pair.reverse,
+            Side::Passive => &self.pair.forward,
+        }
+    }
+
+    /// Where this end's socket stands.
+    pub(crate) fn own_slot(self) -> &'a AtomicPtr<Sock> {
+        match self.side {
+            Side::Active => &self.pair.active,
+            Side::Passive => &self.pair.passive,
+        }
+    }
+
+    /// Where the other end's socket stands.
+    pub(crate) fn peer_slot(self) -> &'a AtomicPtr<Sock> {
+        match self.side {
+            Side::Active => &self.pair.passive,
+            Side::Passive => &self.pair.active,
+        }
+    }
+
+    /// Takes the send lock of the outbound lane. Sleeps.
+    pub(crate) fn lock_tx(self) -> Guard<'a, Tx> {
+        Guard::lock(self.pair, self.side as c_uint, &self.outbound().tx)
+    }
+
+    /// Takes the receive lock of the inbound lane. Sleeps.
+    pub(crate) fn lock_rx(self) -> Guard<'a, Rx> {
+        Guard::lock(self.pair, (self.side as c_uint) | 2, &self.inbound().rx)
+    }
+}
+
+/// One side's lane lock, held.
+pub(crate) struct Guard<'a, T> {
+    pair: &'a Pair,
+    which: c_uint,
+    data: &'a UnsafeCell<T>,
+}
+
+impl<'a, T> Guard<'a, T> {
+    fn lock(pair: &'a Pair, which: c_uint, data: &'a UnsafeCell<T>) -> Self {
+        // SAFETY: process context, no lane lock held; the pair is alive for 'a.
+        unsafe { ffi::ts_lane_lock(ptr::from_ref(pair).cast_mut().cast::<c_void>(), which) };
+        Guard { pair, which, data }
+    }
+}
+
+impl<T> Deref for Guard<'_, T> {
+    type Target = T;
+
+    fn deref(&self) -> &T {
+        // SAFETY: only the holder of this lock reaches this cell: `lock_tx` and `lock_rx` pair each cell with its own lock.
+        unsafe { &*self.data.get() }
+    }
+}
+
+impl<T> DerefMut for Guard<'_, T> {
+    fn deref_mut(&mut self) -> &mut T {
+        // SAFETY: as above.
+        unsafe { &mut *self.data.get() }
+    }
+}
+
+impl<T> Drop for Guard<'_, T> {
+    fn drop(&mut self) {
+        // SAFETY: taken in `lock`.
+        unsafe { ffi::ts_lane_unlock(ptr::from_ref(self.pair).cast_mut().cast::<c_void>(), self.which) };
+    }
+}

@@ -1,0 +1,258 @@
+// SPDX-License-Identifier: GPL-2.0-only
+//! The kfunc: puts connecting ends up as offers and joins accepting ends with them.
+//!
+//! # Context
+//!
+//! Called by a sock_ops program, under `rcu_read_lock()`, with the socket's own lock held: for the connecting end usually in
+//! process context (connect() processing its backlog), for the accepted end in softirq, possibly nested in the former. Nothing
+//! here sleeps, and nothing takes another socket's lock.
+//!
+//! # The offer's life
+//!
+//! An offered endpoint can be reached by a stranger (the joining end) only through the table, under the registry's lock, and only
+//! while it is not yet taken out. Every way for an offered socket to go (close, disconnect, destroy, giving its slot away) takes
+//! its offer out first, under the same lock.
+
+use crate::ffi::{self, EINVAL, ENOMEM, EOPNOTSUPP, Facts as Seen, SockOps};
+use crate::pair::{Link, Pair, Side};
+use crate::stats::{self, Counter};
+use core::ffi::{c_int, c_ulong, c_void};
+use core::mem::{MaybeUninit, align_of, size_of};
+use core::ptr::{self, NonNull};
+use core::sync::atomic::{AtomicPtr, Ordering};
+use tcp_splice_core::abi;
+use tcp_splice_core::pairing::{self, Facts, Refusal};
+use tcp_splice_core::registry::Set;
+
+/// Sets of the table: room for 4096 offers.
+const SETS: usize = 512;
+
+/// How long an offer waits, in units of 1.024 µs: a handshake on one host takes far less, a delayed ACK 200 ms.
+const LIFETIME: u64 = 5_000_000;
+
+/// Our part of an endpoint.
+pub(crate) struct Endpoint {
+    /// Where its offer was put.
+    key: u64,
+    /// The link it got, kept until it is freed even when the socket has left (`ts_endpoint.link` is 0 then).
+    linked: c_ulong,
+    busy_poll_us: u32,
+    ring_kbytes: u32,
+}
+
+const _: () = assert!(size_of::<Endpoint>() <= ffi::ENDPOINT_BYTES && align_of::<Endpoint>() <= 8);
+
+static TABLE: AtomicPtr<Set> = AtomicPtr::new(ptr::null_mut());
+
+/// Makes the table. Process context, at load.
+#[unsafe(no_mangle)]
+extern "C" fn tcp_splice_init() -> c_int {
+    // SAFETY: process context.
+    let table = unsafe { ffi::ts_ring_alloc(size_of::<Set>().wrapping_mul(SETS)) }.cast::<Set>();
+    if table.is_null() {
+        return -ENOMEM;
+    }
+    for index in 0..SETS {
+        // SAFETY: the allocation has room for SETS sets.
+        unsafe { table.add(index).write(Set::EMPTY) };
+    }
+    TABLE.store(table, Ordering::Release);
+    0
+}
+
+/// Frees the table. Process context, at unload: no socket and no program is left.
+#[unsafe(no_mangle)]
+extern "C" fn tcp_splice_exit() {
+    let table = TABLE.swap(ptr::null_mut(), Ordering::AcqRel);
+    // SAFETY: allocated at load, and nobody can call into the table any more.
+    unsafe { ffi::ts_ring_free(table.cast()) };
+}
+
+/// Runs `f` on the set of `key` under the registry's lock.
+fn with_set<T>(key: u64, f: impl FnOnce(&mut Set) -> T) -> T {
+    // SAFETY: no requirements.
+    let index = unsafe { ffi::ts_registry_hash(key) } as usize % SETS;
+    // SAFETY: any context that does not hold this lock; nothing called below takes it.
+    unsafe { ffi::ts_registry_lock() };
+    // SAFETY: the table has SETS sets from load to unload, and the lock makes this the only reference.
+    let result = f(unsafe { &mut *TABLE.load(Ordering::Acquire).add(index) });
+    // SAFETY: taken above.
+    unsafe { ffi::ts_registry_unlock() };
+    result
+}
+
+/// Both ends hash the connection alike: the connecting end's own number first.
+fn key(active_seq: u32, passive_seq: u32) -> u64 {
+    (u64::from(active_seq) << 32) | u64::from(passive_seq)
+}
+
+/// Our part of the endpoint behind the pointer that C carries.
+///
+/// # Safety
+///
+/// `ep` is alive, and nobody else has a reference to its body: see the callers.
+unsafe fn body<'a>(ep: *mut c_void) -> &'a mut Endpoint {
+    // SAFETY: by the caller; the body was written in `endpoint`.
+    unsafe { &mut *ep.cast::<Endpoint>() }
+}
+
+/// The kfunc behind its C face.
+#[unsafe(no_mangle)]
+extern "C" fn tcp_splice_pair(ctx: *const SockOps, flags: u64, busy_poll_us: u32, ring_kbytes: u32) -> c_int {
+    if flags != 0 || busy_poll_us > abi::BUSY_POLL_US_MAX {
+        return -EINVAL;
+    }
+    let ring_kbytes = match ring_kbytes {
+        0 => 0,
+        n => match abi::ring_kbytes(n, n) {
+            Some(n) => n,
+            None => return -EINVAL,
+        },
+    };
+    let mut seen = MaybeUninit::<Seen>::uninit();
+    // SAFETY: `ctx` is the program's context; the callee fills everything in.
+    let seen = unsafe {
+        ffi::ts_facts(ctx, seen.as_mut_ptr());
+        seen.assume_init()
+    };
+    match admit(&seen, Endpoint { key: 0, linked: 0, busy_poll_us, ring_kbytes }) {
+        Ok(()) => 0,
+        Err(reason) => {
+            stats::refused(reason);
+            if matches!(reason, Refusal::NoMemory) { -ENOMEM } else { -EOPNOTSUPP }
+        }
+    }
+}
+
+fn admit(seen: &Seen, mut mine: Endpoint) -> Result<(), Refusal> {
+    let peer_hash = (seen.has_peer_hash != 0).then_some(seen.peer_hash);
+    pairing::screen(seen.obstacles, peer_hash)?;
+    let facts = Facts {
+        id: 0,
+        write_seq: seen.write_seq,
+        rcv_nxt: seen.rcv_nxt,
+        txhash: seen.txhash,
+        peer_hash,
+        netns: seen.netns,
+        init_user_ns: seen.init_user_ns != 0,
+    };
+    if seen.passive == 0 {
+        mine.key = key(facts.write_seq, facts.rcv_nxt);
+        offer(seen, facts, mine)
+    } else {
+        mine.key = key(facts.rcv_nxt, facts.write_seq);
+        join(seen, facts, mine)
+    }
+}
+
+/// A new endpoint around `mine`, not yet known to anyone.
+fn endpoint(mine: Endpoint) -> Result<*mut c_void, Refusal> {
+    // SAFETY: any context.
+    let ep = unsafe { ffi::ts_endpoint_alloc() };
+    if ep.is_null() {
+        return Err(Refusal::NoMemory);
+    }
+    // SAFETY: the body has room (checked above) and is ours alone.
+    unsafe { ep.cast::<Endpoint>().write(mine) };
+    Counter::EndpointsMade.add(1);
+    Ok(ep)
+}
+
+fn id(ep: *mut c_void) -> u64 {
+    ep.expose_provenance() as u64
+}
+
+/// The connecting end: installs and waits. The socket is installed first, so that whoever takes the offer finds it complete.
+fn offer(seen: &Seen, facts: Facts, mine: Endpoint) -> Result<(), Refusal> {
+    let place = mine.key;
+    let ep = endpoint(mine)?;
+    let facts = Facts { id: id(ep), ..facts };
+    // SAFETY: no requirements.
+    let now = unsafe { ffi::ts_clock_us() };
+    // SAFETY: locked, within the program; `screen` saw both slots empty. An offer that finds no room leaves a socket that works
+    // as base does: its endpoint has no link and never will.
+    unsafe { ffi::ts_install(seen.sk, ep) };
+    with_set(place, |set| set.put(facts, now, now.wrapping_add(LIFETIME)))?;
+    Counter::OffersMade.add(1);
+    Ok(())
+}
+
+/// The accepted end: takes the offer and joins. No descriptor exists yet, so nobody is inside base code of this socket.
+fn join(seen: &Seen, facts: Facts, mine: Endpoint) -> Result<(), Refusal> {
+    let place = mine.key;
+    let (ring_kbytes, busy_poll_us) = (mine.ring_kbytes, mine.busy_poll_us);
+    // SAFETY: any context.
+    let pair = NonNull::new(unsafe { ffi::ts_pair_alloc() }).ok_or(Refusal::NoMemory)?.cast::<Pair>();
+    // The endpoint is made when the offer is found: most calls at accepting ends of remote connections find none.
+    let facts = Facts { id: seen.sk.expose_provenance() as u64, ..facts };
+    // SAFETY: no requirements.
+    let now = unsafe { ffi::ts_clock_us() };
+    let joined = with_set(place, |set| {
+        let theirs = set.take(&facts, now)?;
+        let other = ptr::with_exposed_provenance_mut::<c_void>(theirs.id as usize);
+        let ep = endpoint(Endpoint { linked: Pair::link(pair, Side::Passive), ..mine })?;
+        // SAFETY: its offer was in the table, so the endpoint and its socket are alive and stay so under this lock; nobody
+        // else touches the body while it is offered.
+        let (sk, body) = unsafe { (ffi::ts_endpoint_sock(other), body(other)) };
+        let sizes = (body.ring_kbytes, ring_kbytes);
+        let budgets = (body.busy_poll_us, busy_poll_us);
+        body.linked = Pair::link(pair, Side::Active);
+        // SAFETY: the pair is ours until it is linked. Both sockets are alive: the references are dropped when the
+        // endpoints are freed.
+        unsafe {
+            pair.write(Pair::new(sizes, budgets, (sk, seen.sk)));
+            ffi::ts_sock_hold(sk);
+            ffi::ts_sock_hold(seen.sk);
+            ffi::ts_endpoint_set_link(ep, Pair::link(pair, Side::Passive));
+            ffi::ts_install(seen.sk, ep);
+            ffi::ts_endpoint_set_link(other, Pair::link(pair, Side::Active));
+        }
+        Ok(())
+    });
+    match joined {
+        Ok(()) => Counter::PairsMade.add(1),
+        // SAFETY: never linked.
+        Err(_) => unsafe { ffi::ts_pair_free(pair.as_ptr().cast()) },
+    }
+    joined
+}
+
+/// Takes the endpoint's offer back; `true` if it is not paired, and then it never will be. Any context.
+#[unsafe(no_mangle)]
+pub(crate) extern "C" fn tcp_splice_withdraw(ep: *mut c_void) -> bool {
+    // SAFETY: the caller's endpoint is alive; `key` was written before it was known to anyone.
+    let place = unsafe { (*ep.cast::<Endpoint>()).key };
+    with_set(place, |set| {
+        set.withdraw(id(ep));
+        // SAFETY: alive.
+        unsafe { ffi::ts_endpoint_link(ep) == 0 && (*ep.cast::<Endpoint>()).linked == 0 }
+    })
+}
+
+/// The endpoint's last breath: an RCU callback, a grace period after nobody could find it any more.
+#[unsafe(no_mangle)]
+extern "C" fn tcp_splice_endpoint_free(ep: *mut c_void) {
+    // SAFETY: ours alone now.
+    let linked = unsafe { (*ep.cast::<Endpoint>()).linked };
+    // SAFETY: the endpoint owns a reference to the pair it was linked with, and to its own socket.
+    unsafe {
+        if let Some(link) = Link::from_word(linked) {
+            ffi::ts_sock_put(ffi::ts_endpoint_sock(ep));
+            Pair::put(link.pair());
+        }
+    }
+    Counter::EndpointsGone.add(1);
+}
+
+/// A size for the module parameter, checked and rounded: 0 and `*kbytes`, or -EINVAL.
+#[unsafe(no_mangle)]
+extern "C" fn tcp_splice_ring_kbytes(request: u32, kbytes: *mut u32) -> c_int {
+    match (request, abi::ring_kbytes(request, abi::RING_KBYTES_DEFAULT)) {
+        (0, _) | (_, None) => -EINVAL,
+        (_, Some(size)) => {
+            // SAFETY: the caller's variable.
+            unsafe { *kbytes = size };
+            0
+        }
+    }
+}

@@ -1,0 +1,69 @@
+// SPDX-License-Identifier: GPL-2.0-only
+//! What poll, epoll and FIONREAD are told. No locks; any context.
+
+use crate::ffi::{self, Sock};
+use crate::pair::Link;
+use crate::recv::Look;
+use core::ffi::{c_int, c_ulong};
+use tcp_splice_core::cursors;
+use tcp_splice_core::handoff;
+
+/// EPOLLIN beyond what base sees (`sk_is_readable()`): are there enough bytes, counting the ring's?
+#[unsafe(no_mangle)]
+extern "C" fn tcp_splice_readable(link: c_ulong, sk: *mut Sock) -> bool {
+    // SAFETY: a callback of this socket is running.
+    let Some(link) = (unsafe { Link::from_word(link) }) else { return false };
+    let lane = link.inbound();
+    let look = Look::at(sk, lane);
+    let cons = lane.cursors.cons();
+    let ring = handoff::ring_readable(look.view(), look.lane, look.prod, cons);
+    if ring == 0 {
+        return false;
+    }
+    // SAFETY: the callback's own socket.
+    let (target, queued) = unsafe { (ffi::ts_rcvlowat(sk, false, c_int::MAX), ffi::ts_tcp_inq(sk)) };
+    let there = ring.saturating_add(u64::try_from(queued).unwrap_or(0));
+    // A mark that the ring cannot reach would never be reached: then a ring that is not writeable any more is enough.
+    there >= u64::try_from(target).unwrap_or(1)
+        || look.tcp.flags != 0
+        || lane.ring().is_some_and(|r| !cursors::writeable(r.capacity(), look.prod.wrapping_sub(cons)))
+}
+
+/// EPOLLOUT and base's own waiting for space (`sk_stream_memory_free()`).
+#[unsafe(no_mangle)]
+extern "C" fn tcp_splice_writeable(link: c_ulong, sk: *const Sock, wake: c_int) -> bool {
+    // SAFETY: a callback of this socket is running, or the other end wakes it inside an RCU read-side section.
+    let lane = unsafe { Link::from_word(link) }.map(Link::outbound);
+    let Some((lane, ring)) = lane.filter(|l| l.handoff.in_ring()).and_then(|l| l.ring().map(|r| (l, r))) else {
+        // SAFETY: the callback's own socket.
+        return unsafe { ffi::ts_base_stream_memory_free(sk, wake) };
+    };
+    let prod = lane.cursors.prod();
+    if prod.tx_closed || prod.rx_closed {
+        return true;
+    }
+    let used = |cons: u64| prod.bytes.saturating_sub(cons);
+    if wake == 0 {
+        return used(lane.cursors.cons()) < ring.capacity();
+    }
+    // Asked by a poller or about to wake one: if the answer is no, the receiver must know that somebody waits.
+    cursors::writeable(ring.capacity(), used(lane.cursors.cons()))
+        || cursors::writeable(ring.capacity(), used(lane.cursors.want_space()))
+}
+
+/// FIONREAD: what could be read now without waiting.
+pub(crate) fn inq(link: Link<'_>, sk: *mut Sock) -> c_int {
+    let lane = link.inbound();
+    let look = Look::at(sk, lane);
+    // SAFETY: the caller's own socket.
+    let queued = u32::try_from(unsafe { ffi::ts_tcp_inq(sk) }).unwrap_or(0);
+    let there = handoff::readable(look.view(), queued, look.lane, look.prod, lane.cursors.cons());
+    c_int::try_from(there).unwrap_or(c_int::MAX)
+}
+
+/// FIONREAD behind its C face.
+#[unsafe(no_mangle)]
+extern "C" fn tcp_splice_inq(link: c_ulong, sk: *mut Sock) -> c_int {
+    // SAFETY: a call of this socket is running.
+    unsafe { Link::from_word(link) }.map_or(0, |link| inq(link, sk))
+}

@@ -1,0 +1,314 @@
+// SPDX-License-Identifier: GPL-2.0-only
+//! send(): into the ring where the lane uses it, else over TCP.
+//!
+//! # Budget of a small send() into a ring that nobody sleeps on
+//!
+//! Two atomics for the send lock, one to publish. Shared cache lines: `prod` is written; the lane's third line and the other end's
+//! slot, socket and wait queue are read and seldom change; `cons` is read only when the remembered one leaves no room. Three calls
+//! through pointers: none of ours. Nothing is allocated once the chunk exists.
+
+use crate::ffi::{self, EAGAIN, EFAULT, Msg, Sock, Wait};
+use crate::pair::{Guard, Lane, Link, PIECE, Side, Tx};
+use crate::ring::{Copied, Ring};
+use crate::stats::Counter;
+use core::ffi::{c_int, c_long, c_ulong};
+use core::sync::atomic::Ordering;
+use tcp_splice_core::cursors::{self, Closed};
+use tcp_splice_core::handoff;
+
+/// What the sender's own socket looks like.
+struct View {
+    flags: u32,
+    write_seq: u32,
+}
+
+impl View {
+    fn of(sk: *const Sock) -> Self {
+        // SAFETY: the caller's own socket.
+        let word = unsafe { ffi::ts_tx_view(sk) };
+        View { flags: word.wrapping_shr(32) as u32, write_seq: word as u32 }
+    }
+
+    fn any(&self, flags: u32) -> bool {
+        self.flags & flags != 0
+    }
+}
+
+/// States in which base has the answer, an error mostly.
+const ENDED: u32 = ffi::TX_ERR | ffi::TX_SHUT | ffi::TX_STATE;
+
+/// One call of send().
+struct Send<'a> {
+    link: Link<'a>,
+    lane: &'a Lane,
+    sk: *mut Sock,
+    msg: *mut Msg,
+    size: usize,
+    copied: usize,
+    /// Jiffies left; 0: do not wait.
+    timeout: c_long,
+    /// This call made others wait until its message is through.
+    has_turn: bool,
+}
+
+/// What one step did.
+enum Step {
+    /// Some bytes went into the ring.
+    Progress,
+    /// No room, or somebody's message is half written.
+    Full,
+    /// The rest of the message belongs to TCP.
+    Tcp,
+    /// Base has an error to report, unless bytes were sent already.
+    Ended,
+    /// The user's memory is not accessible.
+    Fault,
+}
+
+/// sendmsg() of a paired socket. Process context, no locks held.
+#[unsafe(no_mangle)]
+extern "C" fn tcp_splice_sendmsg(
+    link: c_ulong,
+    sk: *mut Sock,
+    msg: *mut Msg,
+    size: usize,
+    nonblock: bool,
+    tcp_only: bool,
+) -> c_int {
+    // SAFETY: a call of this socket is running.
+    let link = unsafe { Link::from_word(link) };
+    let (Some(link), true) = (link, size > 0) else {
+        // SAFETY: as the kernel would have called it.
+        return unsafe { ffi::ts_base_sendmsg(sk, msg, size) };
+    };
+    // SAFETY: the caller's own socket.
+    let timeout = if nonblock { 0 } else { unsafe { ffi::ts_sndtimeo(sk) } };
+    Send { link, lane: link.outbound(), sk, msg, size, copied: 0, timeout, has_turn: false }.run(tcp_only)
+}
+
+impl<'a> Send<'a> {
+    fn run(mut self, tcp_only: bool) -> c_int {
+        let mut tx = self.link.lock_tx();
+        if tcp_only {
+            self.lane.leave(&mut tx);
+            drop(tx);
+            return self.over_tcp();
+        }
+        loop {
+            match self.step(&mut tx) {
+                Step::Progress if self.copied == self.size => return self.finish(tx, 0),
+                Step::Progress => {}
+                Step::Full => match self.full(tx) {
+                    Ok(again) => tx = again,
+                    Err(result) => return result,
+                },
+                Step::Tcp => {
+                    self.give_turn_back();
+                    drop(tx);
+                    return self.over_tcp();
+                }
+                Step::Ended if self.copied == 0 => {
+                    self.give_turn_back();
+                    drop(tx);
+                    return self.over_tcp();
+                }
+                Step::Ended => return self.finish(tx, 0),
+                Step::Fault => return self.finish(tx, -EFAULT),
+            }
+        }
+    }
+
+    /// Ends the call: what was sent, else `error`.
+    fn finish(&mut self, tx: Guard<'a, Tx>, error: c_int) -> c_int {
+        self.give_turn_back();
+        drop(tx);
+        self.result(error)
+    }
+
+    fn result(&self, error: c_int) -> c_int {
+        if self.copied > 0 { self.copied as c_int } else { error }
+    }
+
+    /// Under the send lock.
+    fn give_turn_back(&mut self) {
+        if self.has_turn {
+            self.has_turn = false;
+            self.lane.turn.store(false, Ordering::Release);
+            // SAFETY: the caller's own socket; takes the wait queue's lock, which orders the store before it.
+            unsafe { ffi::ts_wake_writers(self.sk) };
+        }
+    }
+
+    /// The rest of the message by base sendmsg, with no lane lock held.
+    fn over_tcp(&mut self) -> c_int {
+        let rest = self.size.wrapping_sub(self.copied);
+        // SAFETY: as the kernel would have called it; the iterator stands at the rest.
+        let sent = unsafe { ffi::ts_base_sendmsg(self.sk, self.msg, rest) };
+        if sent > 0 {
+            Counter::TcpBytes.add(sent as u64);
+            self.copied = self.copied.wrapping_add(sent as usize);
+        }
+        self.result(sent)
+    }
+
+    /// One piece into the ring, if the ring is what carries it.
+    fn step(&mut self, tx: &mut Tx) -> Step {
+        if !self.lane.handoff.in_ring() && !self.start(tx) {
+            return Step::Tcp;
+        }
+        let view = View::of(self.sk);
+        if view.any(ENDED) {
+            return Step::Ended;
+        }
+        // A stray base sender moved write_seq (it was on its way since before the hand-off): its bytes end this ring segment.
+        if view.any(ffi::TX_TCP_ONLY) || view.write_seq != tx.border {
+            self.lane.leave(tx);
+            return Step::Tcp;
+        }
+        if !self.has_turn && self.lane.turn.load(Ordering::Acquire) {
+            return Step::Full;
+        }
+        let Some(ring) = self.lane.ring() else {
+            self.lane.leave(tx);
+            return Step::Tcp;
+        };
+        match self.room(tx, ring) {
+            0 => Step::Full,
+            room => self.write(tx, ring, room),
+        }
+    }
+
+    /// Free bytes that this step may fill.
+    fn room(&self, tx: &mut Tx, ring: &Ring) -> u64 {
+        let want = (self.size.wrapping_sub(self.copied) as u64).min(PIECE);
+        let capacity = ring.capacity();
+        let free = |tx: &Tx| capacity.saturating_sub(tx.prod.wrapping_sub(tx.cons));
+        if free(tx) < want {
+            tx.cons = self.lane.cursors.cons();
+        }
+        free(tx).min(want)
+    }
+
+    fn write(&mut self, tx: &mut Tx, ring: &Ring, room: u64) -> Step {
+        // SAFETY: send lock held, `room` bytes from `prod` on are free, the message is the caller's.
+        let bytes = match unsafe { ring.fill(tx.prod, room, self.msg) } {
+            Copied::Bytes(bytes) => bytes,
+            Copied::Fault => return Step::Fault,
+            Copied::NoMemory => {
+                self.lane.leave(tx);
+                return Step::Tcp;
+            }
+        };
+        if let Err(closed) = self.lane.cursors.publish(tx.prod, bytes as u64) {
+            // SAFETY: these bytes were just taken from it.
+            unsafe { ffi::ts_iov_iter_revert(self.msg, bytes) };
+            return match closed {
+                Closed::Tx => Step::Ended,
+                Closed::Rx => {
+                    self.lane.leave(tx);
+                    Step::Tcp
+                }
+            };
+        }
+        tx.prod = tx.prod.wrapping_add(bytes as u64);
+        self.copied = self.copied.wrapping_add(bytes);
+        Counter::RingBytes.add(bytes as u64);
+        // SAFETY: a slot of the pair, after a publication.
+        unsafe { ffi::ts_notify_readable(self.link.peer_slot()) };
+        Step::Progress
+    }
+
+    /// Begins a ring segment if nothing speaks against it. Send lock held.
+    fn start(&self, tx: &mut Tx) -> bool {
+        let lane = self.lane;
+        let prod = lane.cursors.prod();
+        if prod.tx_closed || prod.rx_closed || self.link.peer_slot().load(Ordering::Relaxed).is_null() {
+            return false;
+        }
+        if View::of(self.sk).flags != 0 || !handoff::may_start(lane.handoff.snapshot(), lane.cursors.cons()) {
+            return false;
+        }
+        if lane.ring_or_alloc(tx).is_none() {
+            return false;
+        }
+        // SAFETY: process context; lane lock before socket lock.
+        unsafe { ffi::ts_lock_sock(self.sk) };
+        let view = View::of(self.sk);
+        // With the lock held and no base sender asleep inside, nobody is halfway through a message: write_seq is a border.
+        let quiet = view.flags == 0;
+        if quiet {
+            tx.border = view.write_seq;
+            lane.handoff.start(view.write_seq);
+        }
+        // SAFETY: taken above.
+        unsafe { ffi::ts_release_sock(self.sk) };
+        // A thread of the connecting end may have slept in base recv() since before the pair existed: ring bytes would not wake
+        // it. Those that go to sleep later are caught by `release_cb`. The accepted end had no descriptor before the pair.
+        // SAFETY: a slot of the pair.
+        if quiet && self.link.side == Side::Passive && unsafe { ffi::ts_base_reader_asleep(self.link.peer_slot()) } {
+            lane.handoff.leave(tx.prod);
+            return false;
+        }
+        if quiet {
+            Counter::RingStarts.add(1);
+        }
+        quiet
+    }
+
+    /// No room: waits for it, or says so. Returns with the lock taken again, or with the call's result.
+    fn full(&mut self, tx: Guard<'a, Tx>) -> Result<Guard<'a, Tx>, c_int> {
+        if self.timeout == 0 {
+            return if self.ask_for_space() { Ok(tx) } else { Err(self.finish(tx, -EAGAIN)) };
+        }
+        // SAFETY: process context.
+        if unsafe { ffi::ts_signal_pending() } {
+            // SAFETY: no requirements.
+            let errno = unsafe { ffi::ts_intr_errno(self.timeout) };
+            return Err(self.finish(tx, errno));
+        }
+        if !self.lane.turn.load(Ordering::Acquire) {
+            self.lane.turn.store(true, Ordering::Relaxed);
+            self.has_turn = true;
+        }
+        drop(tx);
+        self.sleep();
+        Ok(self.link.lock_tx())
+    }
+
+    /// For a call that does not wait: asks for EPOLLOUT and looks again; `true` if there is room after all.
+    fn ask_for_space(&self) -> bool {
+        // SAFETY: the caller's own socket; full barrier.
+        unsafe { ffi::ts_set_nospace(self.sk) };
+        let cons = self.lane.cursors.want_space();
+        let used = self.lane.cursors.prod().bytes.wrapping_sub(cons);
+        let turn = !self.has_turn && self.lane.turn.load(Ordering::Acquire);
+        !turn && self.lane.ring().is_none_or(|ring| used < ring.capacity())
+    }
+
+    /// Sleeps until there may be room, unless there is already. No lane lock held.
+    fn sleep(&mut self) {
+        let mut wait = Wait([0; 8]);
+        // SAFETY: the caller's own socket; `wait` stays on this frame until it is ended.
+        unsafe {
+            ffi::ts_wait_begin(self.sk, &mut wait);
+            if !self.may_go_on() {
+                self.timeout = ffi::ts_schedule_timeout(self.timeout);
+            }
+            ffi::ts_wait_end(self.sk, &mut wait);
+        }
+    }
+
+    /// Is there a reason not to sleep? Leaves a wish for space behind if not.
+    fn may_go_on(&self) -> bool {
+        if View::of(self.sk).any(ENDED) || !self.lane.handoff.in_ring() {
+            return true;
+        }
+        if !self.has_turn && self.lane.turn.load(Ordering::Acquire) {
+            return false;
+        }
+        let cons = self.lane.cursors.want_space();
+        let prod = self.lane.cursors.prod();
+        let used = prod.bytes.wrapping_sub(cons);
+        prod.tx_closed || prod.rx_closed || self.lane.ring().is_none_or(|ring| cursors::writeable(ring.capacity(), used))
+    }
+}

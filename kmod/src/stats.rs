@@ -1,0 +1,90 @@
+// SPDX-License-Identifier: GPL-2.0-only
+//! Counters, per CPU and never reset, and how `/proc/net/tcp_splice_stat` shows them.
+
+use crate::ffi::{self, SeqFile};
+use tcp_splice_core::pairing::Refusal;
+
+/// What is counted. `*Gone` counters exist so that gauges need no shared word: alive is made less gone.
+#[derive(Clone, Copy)]
+#[repr(u32)]
+pub(crate) enum Counter {
+    PairsMade,
+    PairsGone,
+    EndpointsMade,
+    EndpointsGone,
+    OffersMade,
+    RingStarts,
+    RingLeaves,
+    RingBytes,
+    TcpBytes,
+    RingMemory,
+    RingMemoryGone,
+    /// The first of one counter for each [`Refusal`].
+    Refused,
+}
+
+const _: () = assert!(Counter::Refused as usize + Refusal::ALL.len() <= ffi::COUNTERS);
+
+impl Counter {
+    /// Adds `n`. Any context.
+    pub(crate) fn add(self, n: u64) {
+        // SAFETY: no requirements.
+        unsafe { ffi::ts_stat_add(self as u32, n) }
+    }
+
+    fn sum(self) -> u64 {
+        // SAFETY: no requirements.
+        unsafe { ffi::ts_stat_sum(self as u32) }
+    }
+
+    fn less(self, gone: Counter) -> u64 {
+        // Not one snapshot: a gauge may be read while it changes, but not below zero.
+        let gone = gone.sum();
+        self.sum().saturating_sub(gone)
+    }
+}
+
+/// Counts a refusal.
+pub(crate) fn refused(reason: Refusal) {
+    let index = (Counter::Refused as u32).wrapping_add(reason as u32);
+    // SAFETY: no requirements; the index was checked at compile time.
+    unsafe { ffi::ts_stat_add(index, 1) }
+}
+
+fn line(seq: *mut SeqFile, name: &str, value: u64) {
+    // SAFETY: `seq` is the caller's open seq_file; the name is passed with its length.
+    unsafe { ffi::ts_seq_line(seq, name.as_ptr().cast(), name.len(), value) }
+}
+
+/// Prints every counter, one `name value` line each. Process context.
+#[unsafe(no_mangle)]
+extern "C" fn tcp_splice_show(seq: *mut SeqFile) {
+    line(seq, "pairs_made", Counter::PairsMade.sum());
+    line(seq, "pairs_alive", Counter::PairsMade.less(Counter::PairsGone));
+    line(seq, "endpoints_alive", Counter::EndpointsMade.less(Counter::EndpointsGone));
+    line(seq, "offers_made", Counter::OffersMade.sum());
+    line(seq, "ring_starts", Counter::RingStarts.sum());
+    line(seq, "ring_leaves", Counter::RingLeaves.sum());
+    line(seq, "ring_bytes", Counter::RingBytes.sum());
+    line(seq, "tcp_bytes", Counter::TcpBytes.sum());
+    line(seq, "ring_kbytes_alive", Counter::RingMemory.less(Counter::RingMemoryGone).wrapping_shr(10));
+    for reason in Refusal::ALL {
+        let index = (Counter::Refused as u32).wrapping_add(*reason as u32);
+        // SAFETY: no requirements.
+        let value = unsafe { ffi::ts_stat_sum(index) };
+        refused_line(seq, reason.name(), value);
+    }
+}
+
+/// `refused_<name> value`, joined in a small buffer: names are short and known.
+fn refused_line(seq: *mut SeqFile, name: &str, value: u64) {
+    const PREFIX: &[u8] = b"refused_";
+    let mut text = [0u8; 40];
+    let mut len = 0usize;
+    for (to, from) in text.iter_mut().zip(PREFIX.iter().chain(name.as_bytes())) {
+        *to = *from;
+        len = len.wrapping_add(1);
+    }
+    // SAFETY: `text` holds `len` bytes, `seq` as above.
+    unsafe { ffi::ts_seq_line(seq, text.as_ptr().cast(), len, value) }
+}

@@ -1,0 +1,102 @@
+// SPDX-License-Identifier: GPL-2.0-only
+//! The end of a pair: shutdown, close, disconnect, destroy.
+//!
+//! | event | context | what is done here |
+//! |---|---|---|
+//! | shutdown(SHUT_WR) | socket lock | the ring is closed to publishing before the FIN is sent |
+//! | close() | process, no lock, no other call of this socket runs | both lanes closed; unread ring bytes make it a reset |
+//! | connect(AF_UNSPEC), SO_LINGER 0 | socket lock, process; other calls may be asleep | both lanes closed, the link removed |
+//! | destroy (`tcp_cleanup_ulp`) | socket lock or none left to take, any context | as disconnect; then freed after a grace period |
+//!
+//! None of this frees a ring: the other end may still drain what was published before (TCP keeps a receive queue across FIN and RST
+//! as well). The pair goes with the second endpoint.
+
+use crate::ffi::{self, Sock};
+use crate::pair::{Link, Side};
+use crate::pairing::tcp_splice_withdraw;
+use core::ffi::{c_ulong, c_void};
+use core::ptr;
+use core::sync::atomic::{Ordering, fence};
+
+/// The sending direction is over: nothing may be published after the FIN. Socket lock held.
+#[unsafe(no_mangle)]
+extern "C" fn tcp_splice_shutdown(link: c_ulong) {
+    // SAFETY: a call of this socket is running.
+    if let Some(link) = unsafe { Link::from_word(link) } {
+        link.outbound().cursors.close_tx();
+    }
+}
+
+/// Closes both lanes from this end; returns the bytes it never read. Idempotent, any context.
+fn close_lanes(link: Link<'_>) -> u64 {
+    link.outbound().cursors.close_tx();
+    let unread = link.inbound().cursors.close_rx();
+    // A sender of the other end that sleeps for space: its bytes belong to TCP now.
+    // SAFETY: a slot of the pair.
+    unsafe { ffi::ts_notify_writeable(link.peer_slot()) };
+    unread
+}
+
+/// The link of an endpoint that is or becomes paired; none if it never will be.
+fn settle<'a>(ep: *mut c_void) -> Option<Link<'a>> {
+    // SAFETY: the caller's endpoint is alive. An unpaired one gets its offer withdrawn, so that it stays unpaired.
+    unsafe {
+        if ffi::ts_endpoint_link(ep) == 0 && tcp_splice_withdraw(ep) {
+            return None;
+        }
+        Link::from_word(ffi::ts_endpoint_link(ep))
+    }
+}
+
+/// close(), before base's: no descriptor of this socket is left.
+#[unsafe(no_mangle)]
+extern "C" fn tcp_splice_close(sk: *mut Sock, ep: *mut c_void) {
+    if let Some(link) = settle(ep) {
+        if close_lanes(link) > 0 {
+            // RFC 2525 section 2.17: unread data at close is answered with a reset.
+            // SAFETY: process context, no lock held.
+            unsafe { ffi::ts_linger_reset(sk) };
+        }
+    }
+}
+
+/// The socket leaves its pair for good and may live on: its calls fall to base from here on.
+fn leave(ep: *mut c_void) {
+    if let Some(link) = settle(ep) {
+        // SAFETY: alive.
+        unsafe { ffi::ts_endpoint_set_link(ep, 0) };
+        link.own_slot().store(ptr::null_mut(), Ordering::Release);
+        close_lanes(link);
+    }
+}
+
+/// disconnect(), before base's. Threads asleep in our calls wake up by base's state change and find the connection gone.
+#[unsafe(no_mangle)]
+extern "C" fn tcp_splice_disconnect(_sk: *mut Sock, ep: *mut c_void) {
+    leave(ep);
+}
+
+/// The socket is being destroyed. The caller frees the endpoint after a grace period.
+#[unsafe(no_mangle)]
+extern "C" fn tcp_splice_release(ep: *mut c_void) {
+    leave(ep);
+}
+
+/// Somebody lets go of the socket's lock. If it is a thread that entered base recv() before the pair existed and is about to sleep
+/// there, ring bytes would never wake it: it is made to come back through us.
+///
+/// Pairs with the barrier in `ts_base_reader_asleep`: either the sender, having published its hand-off, sees the sleeper on the
+/// wait queue, or the sleeper, being on the queue, sees the hand-off here.
+#[unsafe(no_mangle)]
+extern "C" fn tcp_splice_release_cb(link: c_ulong, sk: *mut Sock) {
+    // SAFETY: the socket's lock is held.
+    let Some(link) = (unsafe { Link::from_word(link) }) else { return };
+    if link.side == Side::Passive {
+        return;
+    }
+    fence(Ordering::SeqCst);
+    if link.inbound().handoff.in_ring() {
+        // SAFETY: the socket's lock is held by the current context.
+        unsafe { ffi::ts_kick_base_reader(sk) };
+    }
+}
