@@ -30,7 +30,7 @@ bpf: build/policy.bpf.o ## build the policy program alone, into build/ (the tool
 
 build/policy.bpf.o: $(wildcard bpf/*)
 	@mkdir -p build
-	$(CLANG) -g -O2 -target bpf -D__TARGET_ARCH_x86 -Ibpf -Wall -Werror -c bpf/policy.bpf.c -o $@
+	$(CLANG) -g -O2 -target bpf -Ibpf $(addprefix -idirafter ,$(wildcard /usr/include/$(shell uname -m)-linux-gnu)) -Wall -Werror -c bpf/policy.bpf.c -o $@
 
 ctl: ## build tcp-splice-ctl
 	$(CARGO) build --release --locked -p tcp-splice-ctl
