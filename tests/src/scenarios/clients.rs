@@ -55,11 +55,16 @@ impl Service {
         Ok(service)
     }
 
+    /// Waits until somebody listens. A connection to try would disturb servers that serve one client only.
     fn wait(&mut self, env: &Env) -> Result<()> {
-        wait_until("server to accept", || {
+        let port = format!("sport = :{}", self.port);
+        let mut words = env.link.server_words();
+        words.extend(owned(&["ss", "-H", "-l", "-t", "-n", &port]));
+        let argv: Vec<&str> = words.iter().map(String::as_str).collect();
+        wait_until("server to listen", || {
             let ended = self.daemon.ended();
             ensure!(ended.is_none(), "server ended: {ended:?}");
-            Ok(self.connect(env).is_ok())
+            Ok(!run(&argv)?.trim().is_empty())
         })
     }
 
@@ -200,8 +205,9 @@ fn iperf3(env: &Env) -> Result<Claim> {
         return Ok(Claim::untouched());
     }
     const BYTES: u64 = 20_000_000;
-    let service = Service::start(env, |port| owned(&["iperf3", "-s", "-p", port]))?;
     for direction in [&[][..], &["-R"], &["--bidir", "-P", "2"]] {
+        // A server for each, since it is not ready for the next client at once.
+        let service = Service::start(env, |port| owned(&["iperf3", "-s", "-p", port]))?;
         let count = BYTES.to_string();
         let common = [
             "iperf3",
