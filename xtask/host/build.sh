@@ -22,17 +22,10 @@ mount --bind /etc/resolv.conf "$root/etc/resolv.conf"
 chroot "$root" env -i PATH=/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin HOME=/root LANG=C.UTF-8 \
 	CARGO_HOME=/cargo CARGO_TERM_COLOR=never "$@" sh -eu -c '
 	cd /src
-	if [ -e kmod/Makefile ]; then
-		make -j"$(nproc)" KVER='"$kver"'
-		make install KVER='"$kver"' DESTDIR=/out
-	else
-		make ctl && install -D target/release/tcp-splice-ctl /out/usr/sbin/tcp-splice-ctl
-	fi
-	for crate in tcp-splice-tests tcp-splice-bench; do
-		if cargo build --release --locked -p $crate; then
-			install -D -t /out/usr/bin target/release/$crate
-		fi
-	done'
+	make -j"$(nproc)" KVER='"$kver"'
+	make install KVER='"$kver"' DESTDIR=/out
+	cargo build --release --locked -p tcp-splice-tests -p tcp-splice-bench
+	install -D -t /out/usr/bin target/release/tcp-splice-tests target/release/tcp-splice-bench'
 
 # The index of all modules, ours included, so that modprobe works in the guest without a depmod there.
 # Files are shared with the root file system; depmod replaces its own and does not write into them.

@@ -150,7 +150,7 @@ impl Machine {
         };
         format!(
             "console=ttyS0 loglevel=4 log_buf_len=4M panic=-1 oops=panic root={root} rootfstype=ext4 rw \
-             init=/usr/sbin/tcp-splice-init tcp_splice.payload={payload} {}",
+             init=/usr/sbin/tcp-splice-init SPLICE_PAYLOAD={payload} {}",
             self.append
         )
     }
