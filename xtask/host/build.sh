@@ -2,11 +2,12 @@
 # SPDX-License-Identifier: GPL-2.0-only
 # Builds the project inside the root file system, the way the README tells its users to. Run as root,
 # in a mount namespace of its own, so that no mount can be left behind.
-# usage: build.sh ROOT WORK CARGO_HOME KVER [NAME=VALUE...]
+# usage: build.sh ROOT WORK CARGO_HOME KVER TREE [NAME=VALUE...]
+# TREE is empty, or where a kernel of our own was built: its modules' directory is made up for it here.
 # WORK/src is the checkout's copy, WORK/out becomes what is laid over the guest's root.
 set -eu
-root=$1 work=$2 cargo=$3 kver=$4
-shift 4
+root=$1 work=$2 cargo=$3 kver=$4 debug=$5
+shift 5
 
 rm -rf "$work/out"
 mkdir -p "$work/out"
@@ -18,6 +19,14 @@ mount --bind "$cargo" "$root/cargo"
 mount --bind /etc/resolv.conf "$root/etc/resolv.conf"
 [ ! -e /etc/ssl/certs/ca-certificates.crt ] ||
 	mount --bind /etc/ssl/certs/ca-certificates.crt "$root/etc/ssl/certs/ca-certificates.crt"
+if [ -n "$debug" ]; then
+	mkdir -p "$root/debug" "$root/lib/modules/$kver"
+	mount --bind "$debug" "$root/debug"
+	mount -t tmpfs tmpfs "$root/lib/modules/$kver"
+	ln -s /debug/out "$root/lib/modules/$kver/build"
+	cp "$debug/out/modules.order" "$debug/out/modules.builtin" "$debug/out/modules.builtin.modinfo" \
+		"$root/lib/modules/$kver/"
+fi
 
 chroot "$root" env -i PATH=/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin HOME=/root LANG=C.UTF-8 \
 	CARGO_HOME=/cargo CARGO_TERM_COLOR=never "$@" sh -eu -c '
@@ -31,7 +40,7 @@ chroot "$root" env -i PATH=/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sb
 # Files are shared with the root file system; depmod replaces its own and does not write into them.
 modules=$root/lib/modules/$kver tree=$work/modules
 rm -rf "$tree"
-cp -al "$modules" "$tree"
+cp -al "$modules" "$tree" 2>/dev/null || cp -a "$modules/." "$tree/"
 mkdir -p "$work/out/lib/modules/$kver"
 cp -a "$work/out/lib/modules/$kver/." "$tree/"
 mount --bind "$tree" "$modules"

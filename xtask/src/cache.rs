@@ -9,7 +9,7 @@ use rustix::fs::FlockOperation;
 use sha2::{Digest, Sha256};
 use tempfile::TempDir;
 
-use crate::ui;
+use crate::{sys, ui};
 
 /// The cache directory: `$XDG_CACHE_HOME/tcp-splice`, usually `~/.cache/tcp-splice`.
 ///
@@ -26,6 +26,39 @@ pub fn dir() -> Result<PathBuf> {
     let dir = base.join("tcp-splice");
     fs::create_dir_all(&dir).with_context(|| format!("failed to create {}", dir.display()))?;
     Ok(dir)
+}
+
+/// The directory `name` of the cache, made by `make` if it is not there yet.
+///
+/// It is made under another name and renamed when finished: an interrupted run leaves no half of it. The
+/// caller holds a lock.
+///
+/// # Errors
+/// When it cannot be made.
+pub fn made_once(name: &str, make: impl FnOnce(&Path) -> Result<()>) -> Result<PathBuf> {
+    let finished = dir()?.join(name);
+    if !finished.exists() {
+        let unfinished = dir()?.join(format!("{name}.unfinished"));
+        remove(&unfinished)?;
+        fs::create_dir(&unfinished)
+            .with_context(|| format!("failed to create {}", unfinished.display()))?;
+        make(&unfinished)?;
+        fs::rename(&unfinished, &finished)
+            .with_context(|| format!("failed to rename to {}", finished.display()))?;
+    }
+    Ok(finished)
+}
+
+/// Removes a directory that may hold files of root.
+///
+/// # Errors
+/// When it cannot be removed.
+pub fn remove(dir: &Path) -> Result<()> {
+    if dir.exists() {
+        sys::output(sys::privileged("rm").arg("-rf").arg(dir))
+            .with_context(|| format!("failed to remove {}", dir.display()))?;
+    }
+    Ok(())
 }
 
 /// A short key of everything that something was made from. The parts' borders count.

@@ -9,6 +9,7 @@ use std::time::Duration;
 
 use anyhow::{Context, Result, bail};
 
+use crate::debug_kernel::{self, DebugKernel};
 use crate::guest::{self, Boot, Outcome};
 use crate::payload::{self, Job, Payload};
 use crate::qemu::{Disks, Machine};
@@ -30,7 +31,7 @@ pub fn vm(options: &VmOptions, command: &[String]) -> Result<()> {
     } else {
         Job::Command(command)
     };
-    let outcome = prepare()?.boot(options, &job, "vm")?;
+    let outcome = prepare(options)?.boot(options, &job, "vm")?;
     guest::verdict_of(&outcome.complaints)
 }
 
@@ -76,7 +77,7 @@ fn summary(tally: Tally) -> Result<()> {
 /// # Errors
 /// When it fails or the kernel complains.
 pub fn demo(options: &VmOptions, more: &[String]) -> Result<()> {
-    let prepared = prepare()?;
+    let prepared = prepare(options)?;
     let accel = prepared.accel(options)?;
     let options = VmOptions {
         accel: Some(accel),
@@ -103,8 +104,8 @@ pub fn demo(options: &VmOptions, more: &[String]) -> Result<()> {
 ///
 /// # Errors
 /// When something cannot be made.
-pub fn build() -> Result<()> {
-    prepare().map(drop)
+pub fn build(options: &VmOptions) -> Result<()> {
+    prepare(options).map(drop)
 }
 
 /// Removes the cache.
@@ -112,31 +113,37 @@ pub fn build() -> Result<()> {
 /// # Errors
 /// When it cannot be removed.
 pub fn purge() -> Result<()> {
-    rootfs::remove(&cache::dir()?)
+    cache::remove(&cache::dir()?)
 }
 
 /// Everything that a boot needs.
 struct Prepared {
     rootfs: Rootfs,
+    debug: Option<DebugKernel>,
     payload: Payload,
 }
 
-fn prepare() -> Result<Prepared> {
+fn prepare(options: &VmOptions) -> Result<Prepared> {
     host::need(host::VM_PACKAGES)?;
     let rootfs = rootfs::get()?;
-    let payload = payload::build(&rootfs)?;
-    Ok(Prepared { rootfs, payload })
+    let debug = options.debug_kernel.then(debug_kernel::get).transpose()?;
+    let payload = payload::build(&rootfs, debug.as_ref())?;
+    Ok(Prepared {
+        rootfs,
+        debug,
+        payload,
+    })
 }
 
 impl Prepared {
     fn machine(&self, options: &VmOptions) -> Machine {
         Machine {
-            kernel: options
-                .kernel
-                .clone()
-                .unwrap_or_else(|| self.rootfs.vmlinuz()),
+            kernel: self
+                .debug
+                .as_ref()
+                .map_or_else(|| self.rootfs.vmlinuz(), DebugKernel::image),
             base: self.rootfs.image(),
-            disks: if options.kernel.is_some() {
+            disks: if self.debug.is_some() {
                 Disks::Virtio
             } else {
                 Disks::Nvme
@@ -199,7 +206,7 @@ fn vm_tests(options: &VmOptions, filter: Option<&str>) -> Result<Tally> {
     let mut command = vec!["tcp-splice-tests".to_owned()];
     // A single word would be taken for a shell script, which is the same here.
     command.extend(filter.map(str::to_owned));
-    let outcome = prepare()?.boot(options, &Job::Command(&command), "test")?;
+    let outcome = prepare(options)?.boot(options, &Job::Command(&command), "test")?;
     let mut tally = Tally::of_output(&outcome.output);
     let only_exit_status = outcome
         .complaints

@@ -8,6 +8,7 @@ mod cache;
 mod checkout;
 mod commands;
 mod console;
+mod debug_kernel;
 mod guest;
 mod host;
 mod klog;
@@ -19,7 +20,6 @@ mod tally;
 mod ui;
 mod verdict;
 
-use std::path::PathBuf;
 use std::process::ExitCode;
 
 use clap::{Args, Parser, Subcommand};
@@ -69,7 +69,10 @@ enum Task {
         more: Vec<String>,
     },
     /// Make the guest's root file system and build the project inside, without booting
-    Build,
+    Build {
+        #[command(flatten)]
+        vm: VmOptions,
+    },
     /// Remove everything from the cache
     Purge,
 }
@@ -84,7 +87,11 @@ pub struct VmOptions {
     #[arg(long, default_value_t = 2)]
     cpus: u32,
     /// Memory of the guest in MiB
-    #[arg(long, default_value_t = 2048)]
+    #[arg(
+        long,
+        default_value_t = 2048,
+        default_value_if("debug_kernel", "true", "4096")
+    )]
     memory: u32,
     /// Seconds after which the guest is ended and counts as failed
     #[arg(long, default_value_t = 900)]
@@ -92,9 +99,9 @@ pub struct VmOptions {
     /// More words for the guest kernel's command line
     #[arg(long, default_value = "", allow_hyphen_values = true)]
     append: String,
-    /// Boot this bzImage instead (with virtio-blk, ext4 and virtio-console built in)
+    /// Boot a kernel with KASAN, lockdep and the like, which is built if need be
     #[arg(long)]
-    kernel: Option<PathBuf>,
+    debug_kernel: bool,
 }
 
 fn main() -> ExitCode {
@@ -105,7 +112,7 @@ fn main() -> ExitCode {
         Task::TestHost => commands::test_host(),
         Task::TestVm { vm, filter } => commands::test_vm(&vm, filter.as_deref()),
         Task::Demo { vm, more } => commands::demo(&vm, &more),
-        Task::Build => commands::build(),
+        Task::Build { vm } => commands::build(&vm),
         Task::Purge => commands::purge(),
     };
     match result {

@@ -9,6 +9,7 @@ use std::process::Command;
 
 use anyhow::{Context, Result};
 
+use crate::debug_kernel::DebugKernel;
 use crate::rootfs::Rootfs;
 use crate::ui::Step;
 use crate::{cache, checkout, sys};
@@ -40,15 +41,23 @@ pub struct Payload {
     _lock: cache::Lock,
 }
 
-/// Builds the checkout inside the root file system.
+/// Builds the checkout inside the root file system, for its own kernel or for the debug kernel.
 ///
 /// # Errors
-/// When the build fails; the error carries the end of its log.
-pub fn build(rootfs: &Rootfs) -> Result<Payload> {
+/// When the build fails or warns; the error carries the end of its log.
+pub fn build(rootfs: &Rootfs, debug: Option<&DebugKernel>) -> Result<Payload> {
+    let kver = debug.map_or(&rootfs.kver, |kernel| &kernel.kver);
+    let tree = debug
+        .map(|kernel| kernel.tree.as_path())
+        .unwrap_or(Path::new(""));
     let checkout = checkout::dir();
     let name = format!(
         "build-{}",
-        cache::key(&[&checkout.to_string_lossy(), &rootfs.dir.to_string_lossy()])
+        cache::key(&[
+            &checkout.to_string_lossy(),
+            &rootfs.dir.to_string_lossy(),
+            &tree.to_string_lossy()
+        ])
     );
     let cache = cache::dir()?;
     let lock = cache::lock(&cache, &name)?;
@@ -64,12 +73,13 @@ pub fn build(rootfs: &Rootfs) -> Result<Payload> {
 
     let mut step = Step::start(format!(
         "building module, tool, tests and benchmarks for {} in the root file system",
-        rootfs.kver
+        kver
     ));
     let mut command = sys::privileged_script(&script);
     command
         .args([&rootfs.root(), &work, &cargo_home])
-        .arg(&rootfs.kver)
+        .arg(kver)
+        .arg(tree)
         .args(passed_on());
     sys::run_logged(&mut command, &work.join("build.log"), &mut step)?;
     step.done("");

@@ -59,19 +59,9 @@ impl Rootfs {
 /// # Errors
 /// When it cannot be made.
 pub fn get() -> Result<Rootfs> {
-    let cache = cache::dir()?;
-    let _lock = cache::lock(&cache, "root")?;
-    let dir = cache.join(format!("root-{}", recipe_key()));
-    if !dir.exists() {
-        // Made under another name and renamed when finished: an interrupted run leaves no half of it.
-        let unfinished = cache.join("root.unfinished");
-        remove(&unfinished)?;
-        fs::create_dir(&unfinished)
-            .with_context(|| format!("failed to create {}", unfinished.display()))?;
-        make_root(&unfinished)?;
-        fs::rename(&unfinished, &dir)
-            .with_context(|| format!("failed to rename to {}", dir.display()))?;
-    }
+    let _lock = cache::lock(&cache::dir()?, "root")?;
+    let what = format!("the guest's root file system (Debian {SUITE}; once, a few minutes)");
+    let dir = directory("root", &what, &package_list())?;
     let mut rootfs = Rootfs {
         dir,
         kver: String::new(),
@@ -86,8 +76,31 @@ pub fn get() -> Result<Rootfs> {
     Ok(rootfs)
 }
 
-fn recipe_key() -> String {
-    cache::key(&[SUITE, KERNEL_SUITE, &package_list(), MAKE_ROOT])
+/// A cached directory `NAME-KEY` whose `root/` is a root file system with these packages.
+///
+/// # Errors
+/// When it cannot be made.
+pub fn directory(name: &str, what: &str, packages: &str) -> Result<PathBuf> {
+    let key = cache::key(&[SUITE, KERNEL_SUITE, packages, MAKE_ROOT]);
+    cache::made_once(&format!("{name}-{key}"), |dir| {
+        let script = write_script(dir, "make-root.sh", MAKE_ROOT)?;
+        let mut step = Step::start(format!("making {what}"));
+        let mut command = sys::privileged_script(&script);
+        command
+            .arg(dir.join("root"))
+            .args([SUITE, KERNEL_SUITE, packages]);
+        command
+            .arg(apt::mirror().unwrap_or_default())
+            .args(apt::options());
+        sys::run_logged(&mut command, &dir.join("make-root.log"), &mut step)?;
+        step.done("");
+        Ok(())
+    })
+}
+
+/// Names a package of the suite that the kernel comes from.
+pub fn from_kernel_suite(package: &str) -> String {
+    format!("{package}/{KERNEL_SUITE}")
 }
 
 fn package_list() -> String {
@@ -100,28 +113,14 @@ fn package_list() -> String {
         .join(",")
 }
 
-fn write_script(dir: &Path, name: &str, text: &str) -> Result<PathBuf> {
+/// Writes a script of ours where it can be run from.
+///
+/// # Errors
+/// When it cannot be written.
+pub fn write_script(dir: &Path, name: &str, text: &str) -> Result<PathBuf> {
     let path = dir.join(name);
     fs::write(&path, text).with_context(|| format!("failed to write {}", path.display()))?;
     Ok(path)
-}
-
-fn make_root(dir: &Path) -> Result<()> {
-    let script = write_script(dir, "make-root.sh", MAKE_ROOT)?;
-    let mut step = Step::start(format!(
-        "making the guest's root file system (Debian {SUITE}; once, a few minutes)"
-    ));
-    let mut command = sys::privileged_script(&script);
-    command
-        .arg(dir.join("root"))
-        .args([SUITE, KERNEL_SUITE])
-        .arg(package_list());
-    command
-        .arg(apt::mirror().unwrap_or_default())
-        .args(apt::options());
-    sys::run_logged(&mut command, &dir.join("make-root.log"), &mut step)?;
-    step.done("");
-    Ok(())
 }
 
 fn make_image(rootfs: &Rootfs) -> Result<()> {
@@ -139,18 +138,6 @@ fn make_image(rootfs: &Rootfs) -> Result<()> {
     ]);
     sys::run_logged(&mut command, &dir.join("make-image.log"), &mut step)?;
     step.done("");
-    Ok(())
-}
-
-/// Removes a directory that may hold files of root.
-///
-/// # Errors
-/// When it cannot be removed.
-pub fn remove(dir: &Path) -> Result<()> {
-    if dir.exists() {
-        sys::output(sys::privileged("rm").arg("-rf").arg(dir))
-            .with_context(|| format!("failed to remove {}", dir.display()))?;
-    }
     Ok(())
 }
 
