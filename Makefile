@@ -30,7 +30,7 @@ bpf: build/policy.bpf.o ## build the policy program alone, into build/ (the tool
 
 build/policy.bpf.o: $(wildcard bpf/*)
 	@mkdir -p build
-	$(CLANG) -g -O2 -target bpf -Ibpf $(addprefix -idirafter ,$(wildcard /usr/include/$(shell uname -m)-linux-gnu)) -Wall -Werror -c bpf/policy.bpf.c -o $@
+	@CLANG='$(CLANG)' sh bpf/compile.sh $@
 
 ctl: ## build tcp-splice-ctl
 	$(CARGO) build --release --locked -p tcp-splice-ctl

@@ -18,6 +18,9 @@
 struct ts_endpoint {
 	unsigned long link;		/* 0 while not paired; see glue.h */
 	struct sock *sk;
+	struct ts_endpoint *older;	/* of the same socket, before connect(AF_UNSPEC): freed together */
+	u8 older_count;
+	bool left;			/* disconnected: another one may follow */
 	struct rcu_head rcu;
 	u8 body[TS_ENDPOINT_BYTES] __aligned(8);
 };
@@ -29,10 +32,14 @@ struct ts_pair {
 	u8 body[TS_PAIR_BYTES] __aligned(64);
 };
 
+/* How often a socket may be disconnected and spliced anew; each time leaves an endpoint and its pair behind until close. */
+#define TS_REUSE_MAX 8
+
 extern const struct tcp_ulp_ops ts_ulp;
 
 bool ts_proto_is_base(const struct sock *sk);
 bool ts_callbacks_are_default(const struct sock *sk);
+bool ts_slots_are_free(const struct sock *sk);
 
 /*
  * The endpoint of a socket, or NULL. The caller is a callback of that socket, which keeps it from being destroyed, or is inside

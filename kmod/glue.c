@@ -108,7 +108,7 @@ void ts_facts(const struct bpf_sock_ops_kern *ctx, struct ts_facts *facts)
 		return;
 	}
 	facts->obstacles = ts_handshake_obstacles(ctx) | ts_policy_obstacles(sk) | ts_multipath_obstacles(sk);
-	if (inet_csk(sk)->icsk_ulp_ops || rcu_access_pointer(sk->sk_user_data) || !ts_callbacks_are_default(sk))
+	if (!ts_slots_are_free(sk) || !ts_callbacks_are_default(sk))
 		facts->obstacles |= TS_OBSTACLE_TAKEN;
 	facts->netns = (unsigned long)sock_net(sk);
 	facts->init_user_ns = sock_net(sk)->user_ns == &init_user_ns;

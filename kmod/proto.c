@@ -53,6 +53,21 @@ bool ts_callbacks_are_default(const struct sock *sk)
 	       sk->sk_state_change == ts_default.state_change && sk->sk_error_report == ts_default.error_report;
 }
 
+static struct ts_endpoint *ts_user_data(const struct sock *sk)
+{
+	return (struct ts_endpoint *)((uintptr_t)sk->sk_user_data & SK_USER_DATA_PTRMASK);
+}
+
+/* Nobody holds the ULP slot or sk_user_data, unless it is what this socket kept of an earlier connection. Socket lock held. */
+bool ts_slots_are_free(const struct sock *sk)
+{
+	const struct ts_endpoint *ep = ts_endpoint(sk);
+
+	if (ep)
+		return ep->left && ep->older_count < TS_REUSE_MAX && ts_user_data(sk) == ep;
+	return !inet_csk(sk)->icsk_ulp_ops && !rcu_access_pointer(sk->sk_user_data);
+}
+
 /* ---- struct proto: data ---- */
 
 static int ts_sendmsg(struct sock *sk, struct msghdr *msg, size_t size)
@@ -139,8 +154,10 @@ static int ts_disconnect(struct sock *sk, int flags)
 {
 	struct ts_endpoint *ep = ts_endpoint(sk);
 
-	if (ep)
+	if (ep) {
 		tcp_splice_disconnect(sk, (struct ts_endpoint_body *)ep->body);
+		ep->left = true;
+	}
 	ts_uninstall_protocol(sk);
 	return tcp_prot.disconnect(sk, flags);
 }
@@ -180,7 +197,7 @@ static int ts_setsockopt(struct sock *sk, int level, int optname, sockptr_t optv
 		/* Not paired: whoever wants the slot (kTLS) may have it. Paired: base answers -EEXIST. */
 		lock_sock(sk);
 		ep = ts_endpoint(sk);
-		if (ep && tcp_splice_withdraw((struct ts_endpoint_body *)ep->body))
+		if (ep && !ep->older && tcp_splice_withdraw((struct ts_endpoint_body *)ep->body))
 			ts_surrender(sk, (struct ts_endpoint_body *)ep->body);
 		release_sock(sk);
 	} else if (level == SOL_TCP && optname == TCP_REPAIR && ts_link(sk)) {
@@ -246,7 +263,7 @@ static void __init ts_init_prot(struct proto *prot, const struct proto *base)
 
 /*
  * Called by the kfunc, with the socket's lock in either shape, not sleeping. Nothing else can hold the two slots: they were seen
- * empty under this lock. From the release on, callbacks find the endpoint.
+ * free under this lock. From the release on, callbacks find the endpoint.
  */
 void ts_install(struct sock *sk, struct ts_endpoint_body *body)
 {
@@ -254,7 +271,11 @@ void ts_install(struct sock *sk, struct ts_endpoint_body *body)
 	struct inet_connection_sock *icsk = inet_csk(sk);
 
 	ep->sk = sk;
-	__module_get(THIS_MODULE);	/* for the ULP slot: tcp_cleanup_ulp() puts it */
+	ep->older = ts_endpoint(sk);
+	if (ep->older)
+		ep->older_count = ep->older->older_count + 1;
+	else
+		__module_get(THIS_MODULE);	/* for the ULP slot: tcp_cleanup_ulp() puts it */
 	write_lock_bh(&sk->sk_callback_lock);
 	__rcu_assign_sk_user_data_with_flags(sk, ep, SK_USER_DATA_NOCOPY);
 	write_unlock_bh(&sk->sk_callback_lock);
@@ -275,11 +296,6 @@ void ts_uninstall_protocol(struct sock *sk)
 		WRITE_ONCE(sk->sk_prot, TS_PROT6);
 	if (sock && (sock->ops == &ts_ops[0] || sock->ops == &ts_ops[1]))
 		WRITE_ONCE(sock->ops, ts_base_ops(sk));
-}
-
-static struct ts_endpoint *ts_user_data(struct sock *sk)
-{
-	return (struct ts_endpoint *)((uintptr_t)sk->sk_user_data & SK_USER_DATA_PTRMASK);
 }
 
 static void ts_clear_user_data(struct sock *sk, struct ts_endpoint *ep)
@@ -326,11 +342,15 @@ void ts_surrender(struct sock *sk, struct ts_endpoint_body *body)
 static void ts_ulp_release(struct sock *sk)
 {
 	struct ts_endpoint *ep = (struct ts_endpoint *)rcu_access_pointer(inet_csk(sk)->icsk_ulp_data);
+	struct ts_endpoint *older;
 
 	rcu_assign_pointer(inet_csk(sk)->icsk_ulp_data, NULL);
 	ts_clear_user_data(sk, ep);
 	tcp_splice_release((struct ts_endpoint_body *)ep->body);
-	ts_endpoint_discard((struct ts_endpoint_body *)ep->body);
+	for (; ep; ep = older) {
+		older = ep->older;
+		ts_endpoint_discard((struct ts_endpoint_body *)ep->body);
+	}
 }
 
 /* A disconnected socket keeps its slot; should it listen, its children are born without. */
