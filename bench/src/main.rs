@@ -1,2 +1,62 @@
 // SPDX-License-Identifier: GPL-2.0-only
-fn main() {}
+//! `tcp-splice-bench`: real programs over plain TCP, spliced, and spliced with busy polling, in one boot.
+
+mod cell;
+mod chart;
+mod check;
+mod machine;
+mod measure;
+mod place;
+mod report;
+mod results;
+mod run;
+mod stats;
+
+use std::path::PathBuf;
+use std::process::ExitCode;
+
+use anyhow::Result;
+use clap::{Parser, Subcommand};
+
+/// Measure tcp-splice against plain TCP of the same boot
+#[derive(Debug, Parser)]
+#[command(name = "tcp-splice-bench", version)]
+struct Cli {
+    #[command(subcommand)]
+    command: Command,
+}
+
+#[derive(Debug, Subcommand)]
+enum Command {
+    /// Check the data, measure, and write results.json, report.txt and chart.svg
+    Run(run::Options),
+    /// Draw tables and chart once more from raw results
+    Report {
+        /// A results.json of an earlier run
+        results: PathBuf,
+        /// Where to put report.txt and chart.svg (default: beside the results)
+        #[arg(long)]
+        out: Option<PathBuf>,
+    },
+}
+
+fn main() -> ExitCode {
+    match start(Cli::parse().command) {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            eprintln!("error: {error:#}");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+fn start(command: Command) -> Result<()> {
+    match command {
+        Command::Run(options) => run::run(&options),
+        Command::Report { results, out } => {
+            let directory = out.or_else(|| results.parent().map(PathBuf::from));
+            let directory = directory.unwrap_or_default();
+            report::write(&results::Results::load(&results)?, &directory)
+        }
+    }
+}

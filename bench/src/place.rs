@@ -1,0 +1,136 @@
+// SPDX-License-Identifier: GPL-2.0-only
+//! Where a measurement runs, and the servers that wait there.
+
+use std::fmt;
+use std::time::{Duration, Instant};
+
+use anyhow::{Result, ensure};
+use serde::{Deserialize, Serialize};
+use tcp_splice_world::netns::{Names, SERVER_V4};
+use tcp_splice_world::program::{Daemon, run};
+
+/// Port of netserver's control connections.
+pub const NETPERF_PORT: &str = "12865";
+/// Port of redis-server.
+pub const REDIS_PORT: &str = "16379";
+
+/// The two places.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Place {
+    /// 127.0.0.1.
+    Loopback,
+    /// Two network namespaces joined by veth devices and a bridge.
+    Netns,
+}
+
+impl fmt::Display for Place {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::Loopback => "loopback",
+            Self::Netns => "between namespaces (veth and bridge)",
+        })
+    }
+}
+
+impl Place {
+    /// Both places, in the order of the report.
+    pub const ALL: [Self; 2] = [Self::Loopback, Self::Netns];
+
+    /// The name it has on the command line.
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Loopback => "loopback",
+            Self::Netns => "netns",
+        }
+    }
+}
+
+/// A place with its servers running.
+#[derive(Debug)]
+pub struct Stage {
+    /// Which place.
+    pub place: Place,
+    /// The servers' address.
+    pub host: String,
+    /// The namespaces, where there are any.
+    pub names: Option<Names>,
+    _servers: [Daemon; 2],
+}
+
+impl Stage {
+    /// Starts the servers on CPU 0; clients run on CPU 1.
+    pub fn set_up(place: Place, names: &Names) -> Result<Self> {
+        let names = (place == Place::Netns).then(|| names.clone());
+        let host = match place {
+            Place::Loopback => "127.0.0.1".to_owned(),
+            Place::Netns => SERVER_V4.to_string(),
+        };
+        let netserver = ["netserver", "-D", "-4", "-p", NETPERF_PORT];
+        let store = ["--save", "", "--appendonly", "no", "--protected-mode", "no"];
+        let redis = [
+            &["redis-server", "--port", REDIS_PORT, "--bind", "*"][..],
+            &store,
+        ]
+        .concat();
+        let servers = [start(&names, &netserver)?, start(&names, &redis)?];
+        let stage = Self {
+            place,
+            host,
+            names,
+            _servers: servers,
+        };
+        stage.wait_for(NETPERF_PORT)?;
+        stage.wait_for(REDIS_PORT)?;
+        Ok(stage)
+    }
+
+    fn wait_for(&self, port: &str) -> Result<()> {
+        let deadline = Instant::now() + Duration::from_secs(30);
+        let port = format!("sport = :{port}");
+        let argv = words(&self.names, Side::Server, &["ss", "-Hltn", &port]);
+        while run(&argv.iter().map(String::as_str).collect::<Vec<_>>())?.is_empty() {
+            ensure!(
+                Instant::now() < deadline,
+                "failed to start a server at {}",
+                self.place.name()
+            );
+            std::thread::sleep(Duration::from_millis(10));
+        }
+        Ok(())
+    }
+
+    /// Runs a client program to its end and returns what it printed. No measurement takes half a minute.
+    pub fn client(&self, argv: &[&str]) -> Result<String> {
+        let mut all = vec!["timeout", "30"];
+        all.extend(argv);
+        let argv = words(&self.names, Side::Client, &all);
+        run(&argv.iter().map(String::as_str).collect::<Vec<_>>())
+    }
+}
+
+fn start(names: &Option<Names>, argv: &[&str]) -> Result<Daemon> {
+    let pinned = [&["taskset", "-c", "0"], argv].concat();
+    let argv = words(names, Side::Server, &pinned);
+    Daemon::start(&argv.iter().map(String::as_str).collect::<Vec<_>>())
+}
+
+#[derive(Clone, Copy)]
+enum Side {
+    Client,
+    Server,
+}
+
+/// `argv`, inside the namespace of one side where there are namespaces.
+fn words(names: &Option<Names>, side: Side, argv: &[&str]) -> Vec<String> {
+    let mut all = Vec::new();
+    if let Some(names) = names {
+        let name = match side {
+            Side::Client => names.client(),
+            Side::Server => names.server(),
+        };
+        all.extend(["ip", "netns", "exec", &name].map(str::to_owned));
+    }
+    all.extend(argv.iter().map(|word| (*word).to_owned()));
+    all
+}

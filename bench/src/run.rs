@@ -1,0 +1,173 @@
+// SPDX-License-Identifier: GPL-2.0-only
+//! A whole run: check, measure in rounds, report.
+
+use std::fs;
+use std::path::PathBuf;
+use std::time::Instant;
+
+use anyhow::{Context, Result, ensure};
+use clap::Args;
+use tcp_splice_world::netns::{Names, World};
+use tcp_splice_world::policy;
+
+use crate::cell::{Cell, Mode};
+use crate::check;
+use crate::machine::Machine;
+use crate::measure::{Amount, measure};
+use crate::place::{Place, Stage};
+use crate::report;
+use crate::results::{Results, Sample};
+use crate::stats::short;
+
+/// How the run is to go.
+#[derive(Debug, Args)]
+pub struct Options {
+    /// Directory for results.json, report.txt and chart.svg
+    #[arg(long)]
+    out: PathBuf,
+    /// How many times plain, spliced and polled take turns
+    #[arg(long, default_value_t = 5, value_parser = clap::value_parser!(u32).range(1..=1000))]
+    rounds: u32,
+    /// How long each measurement takes from the second round on
+    #[arg(long, default_value_t = 0.7)]
+    seconds: f64,
+    /// Measure only what has one of these words in "PLACE CELL", such as "loopback" or "TCP_RR 1 B"
+    #[arg(long, value_delimiter = ',')]
+    only: Vec<String>,
+    /// Two rounds of short measurements, to see that it works
+    #[arg(long)]
+    quick: bool,
+    /// How this machine runs (kvm, tcg); by default what the kernel's command line says
+    #[arg(long)]
+    accel: Option<String>,
+}
+
+impl Options {
+    fn wants(&self, place: Place, cell: Cell) -> bool {
+        let name = format!("{} {cell}", place.name()).to_lowercase();
+        let named = |word: &String| name.contains(&word.to_lowercase());
+        self.only.is_empty() || self.only.iter().any(named)
+    }
+
+    fn rounds(&self) -> u32 {
+        if self.quick {
+            self.rounds.min(2)
+        } else {
+            self.rounds
+        }
+    }
+
+    fn seconds(&self) -> f64 {
+        if self.quick {
+            self.seconds.min(0.3)
+        } else {
+            self.seconds
+        }
+    }
+
+    fn cells(&self, place: Place) -> Vec<Cell> {
+        let mut cells = Cell::of_place(place == Place::Loopback);
+        cells.retain(|cell| self.wants(place, *cell));
+        cells
+    }
+}
+
+/// Puts the machine back when the run ends, however it ends.
+struct PolicyOff;
+
+impl Drop for PolicyOff {
+    fn drop(&mut self) {
+        let _ = policy::disable();
+    }
+}
+
+/// Runs everything and writes the results.
+pub fn run(options: &Options) -> Result<()> {
+    fs::create_dir_all(&options.out)
+        .with_context(|| format!("failed to make directory {}", options.out.display()))?;
+    policy::load().context("failed to load the module")?;
+    policy::disable()?;
+    let _off = PolicyOff;
+    let names = Names::new(&format!("tb{}", std::process::id() % 1_000_000));
+    let _world = World::create(&names).context("failed to make the network namespaces")?;
+    let wanted = Place::ALL
+        .into_iter()
+        .filter(|place| !options.cells(*place).is_empty());
+    let stages = wanted
+        .map(|place| Stage::set_up(place, &names))
+        .collect::<Result<Vec<_>>>()?;
+    ensure!(
+        !stages.is_empty(),
+        "nothing to measure: no cell matches --only"
+    );
+    let machine = Machine::detect(options.accel.as_deref());
+    eprintln!("machine: {}", machine.line());
+    let mut results = Results::new(machine, check_all(&stages)?);
+    for round in 1..=options.rounds() {
+        one_round(options, &stages, round, &mut results)?;
+        results.save(&options.out.join("results.json"))?;
+    }
+    report::write(&results, &options.out)
+}
+
+/// Nothing is measured where the data is wrong.
+fn check_all(stages: &[Stage]) -> Result<Vec<String>> {
+    let mut lines = Vec::new();
+    for mode in Mode::ALL {
+        mode.enter()?;
+        for stage in stages {
+            let line = check::check(stage, mode)?;
+            eprintln!("check: {line}");
+            lines.push(line);
+        }
+    }
+    Ok(lines)
+}
+
+fn one_round(options: &Options, stages: &[Stage], round: u32, results: &mut Results) -> Result<()> {
+    for mode in Mode::ALL {
+        mode.enter()?;
+        let start = Instant::now();
+        for stage in stages {
+            for cell in options.cells(stage.place) {
+                one_cell(options, stage, cell, mode, round, results)?;
+            }
+        }
+        let (rounds, took) = (options.rounds(), start.elapsed().as_secs_f64());
+        eprintln!("round {round} of {rounds}, {mode}: {took:.0} s");
+    }
+    Ok(())
+}
+
+fn one_cell(
+    options: &Options,
+    stage: &Stage,
+    cell: Cell,
+    mode: Mode,
+    round: u32,
+    results: &mut Results,
+) -> Result<()> {
+    let known = results.summary(stage.place, cell, mode);
+    let amount = known.map_or(Amount::Second, |known| Amount::Sized {
+        rate: known.median,
+        seconds: options.seconds(),
+    });
+    let outcome = measure(stage, cell, mode, amount)
+        .with_context(|| format!("failed to measure {cell}, {mode}, {}", stage.place.name()))?;
+    let (place, name) = (stage.place, stage.place.name());
+    eprintln!(
+        "  {round} {mode:8} {name:9} {cell:24} {:>12} {}",
+        short(outcome.rate),
+        cell.unit()
+    );
+    let (rate, counters) = (outcome.rate, outcome.counters.moved());
+    results.samples.push(Sample {
+        place,
+        cell,
+        mode,
+        round,
+        rate,
+        counters,
+    });
+    Ok(())
+}
