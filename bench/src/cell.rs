@@ -113,6 +113,15 @@ impl Cell {
         }
     }
 
+    /// What the rate counts, in few letters.
+    pub fn short_unit(self) -> &'static str {
+        match self {
+            Self::Rr(_) => "trans/s",
+            Self::Stream(_) => "MB/s",
+            Self::Redis(_) => "req/s",
+        }
+    }
+
     /// Short name for the chart's axis.
     pub fn short(self) -> String {
         match self {

@@ -95,7 +95,7 @@ fn panel(results: &Results, place: Place, area: &Area) -> Result<()> {
     let mut mesh = chart.configure_mesh();
     mesh.disable_x_mesh()
         .disable_x_axis()
-        .y_label_formatter(&|value| format!("{value}×"));
+        .y_label_formatter(&tick);
     drawn(
         mesh.light_line_style(WHITE)
             .label_style(("sans-serif", 13))
@@ -113,6 +113,16 @@ fn panel(results: &Results, place: Place, area: &Area) -> Result<()> {
     );
     drawn(plot.draw(&line))?;
     labels(&cells, plot)
+}
+
+/// Not every line of a logarithmic scale has room for its number.
+fn tick(value: &f64) -> String {
+    let crowded = [4.0, 6.0, 7.0, 8.0, 9.0, 40.0].contains(value);
+    if crowded {
+        String::new()
+    } else {
+        format!("{value}×")
+    }
 }
 
 /// The highest factor of a place.

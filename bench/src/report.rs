@@ -29,7 +29,7 @@ fn text(results: &Results) -> Result<String> {
     writeln!(text, "{}", results.machine.line())?;
     writeln!(
         text,
-        "ring of {} KiB; {} rounds of plain, spliced, polled (50 µs) in one boot; median (min..max)",
+        "ring of {} KiB; {} rounds of plain, spliced, polled (50 µs) in one boot; medians with their spread",
         results.machine.ring_kbytes,
         results.rounds()
     )?;
@@ -68,7 +68,7 @@ fn table(results: &Results, place: Place) -> Table {
         let factor = |mode| factor(results, place, cell, mode);
         table.add_row([
             cell.to_string(),
-            cell.unit().to_owned(),
+            cell.short_unit().to_owned(),
             rate(Mode::Plain),
             rate(Mode::Spliced),
             factor(Mode::Spliced),
@@ -82,9 +82,11 @@ fn table(results: &Results, place: Place) -> Table {
     table
 }
 
+/// The median, and how far the rounds lie from it at most.
 fn rate(summary: Summary) -> String {
     let Summary { median, min, max } = summary;
-    format!("{} ({}..{})", short(median), short(min), short(max))
+    let apart = (max - median).max(median - min) / median;
+    format!("{} ±{:.0}%", short(median), 100.0 * apart)
 }
 
 /// The factor with its spread, and whether it is what this project wants.
