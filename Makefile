@@ -12,7 +12,7 @@ CTL     := target/release/tcp-splice-ctl
 MODDIR  := $(DESTDIR)/lib/modules/$(KVER)/extra
 SBINDIR := $(DESTDIR)/usr/sbin
 
-.PHONY: all help deps module bpf ctl install clean vm demo test test-host test-vm check
+.PHONY: all help deps module bpf ctl install clean vm demo test test-host test-vm test-debug check
 
 all: module bpf ctl ## build the module, the policy program and the control tool (the default)
 
@@ -30,7 +30,7 @@ bpf: build/policy.bpf.o ## build the policy program alone, into build/ (the tool
 
 build/policy.bpf.o: $(wildcard bpf/*)
 	@mkdir -p build
-	@CLANG='$(CLANG)' sh bpf/compile.sh $@
+	CLANG='$(CLANG)' sh bpf/compile.sh $@
 
 ctl: ## build tcp-splice-ctl
 	$(CARGO) build --release --locked -p tcp-splice-ctl
@@ -39,6 +39,9 @@ ctl: ## build tcp-splice-ctl
 install: ## install what was built into DESTDIR
 	@for file in $(MODULE) $(CTL); do \
 		[ -e $$file ] || { echo "$$file is not there: run make first" >&2; exit 1; }; done
+	@for built in $$(PATH="$$PATH:/usr/sbin:/sbin" modinfo -F vermagic $(MODULE) | cut -d' ' -f1); do \
+		[ "$$built" = '$(KVER)' ] || \
+		{ echo "$(MODULE) was built for $$built: run make KVER=$(KVER), or make install KVER=$$built" >&2; exit 1; }; done
 	install -D -m 644 $(MODULE) '$(MODDIR)/tcp_splice.ko'
 	install -D -m 755 $(CTL) '$(SBINDIR)/tcp-splice-ctl'
 	@[ -n '$(DESTDIR)' ] || { echo depmod -a '$(KVER)'; PATH="$$PATH:/usr/sbin:/sbin" depmod -a '$(KVER)'; }
@@ -62,6 +65,9 @@ test-host: ## host tests only
 
 test-vm: ## tests in a VM only
 	@$(CARGO) xtask test-vm $(FILTER)
+
+test-debug: ## the tests in a VM whose kernel has KASAN, lockdep and the like (builds that kernel once)
+	@$(CARGO) xtask test-vm --debug-kernel $(FILTER)
 
 check: ## format and lints
 	$(CARGO) fmt --all --check

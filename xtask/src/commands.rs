@@ -126,7 +126,11 @@ struct Prepared {
 fn prepare(options: &VmOptions) -> Result<Prepared> {
     host::need(host::VM_PACKAGES)?;
     let rootfs = rootfs::get()?;
-    let debug = options.debug_kernel.then(debug_kernel::get).transpose()?;
+    let debug = if options.debug_kernel {
+        Some(debug_kernel::get(&rootfs)?)
+    } else {
+        None
+    };
     let payload = payload::build(&rootfs, debug.as_ref())?;
     Ok(Prepared {
         rootfs,

@@ -6,6 +6,7 @@ use std::path::PathBuf;
 
 use anyhow::{Context, Result};
 
+use crate::rootfs::Rootfs;
 use crate::ui::Step;
 use crate::{cache, rootfs, sys};
 
@@ -44,15 +45,24 @@ impl DebugKernel {
     }
 }
 
-/// The debug kernel: from the cache, or built now.
+/// The first two numbers of a kernel's version, as Debian names its source packages.
+fn series(kver: &str) -> &str {
+    let dots = kver.match_indices('.').map(|(at, _)| at);
+    dots.take(2)
+        .last()
+        .and_then(|at| kver.get(..at))
+        .unwrap_or(kver)
+}
+
+/// The debug kernel, of the same series as the guest's own: from the cache, or built now.
 ///
 /// # Errors
 /// When it cannot be built.
-pub fn get() -> Result<DebugKernel> {
+pub fn get(rootfs: &Rootfs) -> Result<DebugKernel> {
     let _lock = cache::lock(&cache::dir()?, "debug-kernel")?;
     let packages = format!(
         "{},{}",
-        rootfs::from_kernel_suite("linux-source"),
+        rootfs::from_kernel_suite(&format!("linux-source-{}", series(&rootfs.kver))),
         PACKAGES.join(",")
     );
     let key = cache::key(&[CONFIG, MAKE_KERNEL, &packages]);
@@ -78,4 +88,15 @@ pub fn get() -> Result<DebugKernel> {
         kver: kver.trim().to_owned(),
         tree,
     })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::series;
+
+    #[test]
+    fn series_is_major_and_minor() {
+        assert_eq!(series("7.2.12+deb13-cloud-amd64"), "7.2");
+        assert_eq!(series("6.12.107-amd64"), "6.12");
+    }
 }

@@ -4,6 +4,7 @@
 
 mod accel;
 mod apt;
+mod buildlog;
 mod cache;
 mod checkout;
 mod commands;

@@ -7,12 +7,12 @@ use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
-use anyhow::{Context, Result};
+use anyhow::{Context, Result, bail};
 
 use crate::debug_kernel::DebugKernel;
 use crate::rootfs::Rootfs;
 use crate::ui::Step;
-use crate::{cache, checkout, sys};
+use crate::{buildlog, cache, checkout, sys};
 
 const BUILD: &str = include_str!("../host/build.sh");
 const INIT: &str = include_str!("../guest/init.sh");
@@ -81,7 +81,18 @@ pub fn build(rootfs: &Rootfs, debug: Option<&DebugKernel>) -> Result<Payload> {
         .arg(kver)
         .arg(tree)
         .args(passed_on());
-    sys::run_logged(&mut command, &work.join("build.log"), &mut step)?;
+    let log = work.join("build.log");
+    sys::run_logged(&mut command, &log, &mut step)?;
+    let log = fs::read_to_string(log)?;
+    let complaints = buildlog::complaints(&log);
+    if !complaints.is_empty() {
+        // Built again next time, so that the same complaints come again.
+        cache::remove(&work.join("src/kmod"))?;
+        bail!(
+            "failed to build without warnings:\n{}",
+            complaints.join("\n")
+        );
+    }
     step.done("");
     Ok(Payload {
         out: work.join("out"),
