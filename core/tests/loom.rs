@@ -1,0 +1,206 @@
+// SPDX-License-Identifier: GPL-2.0-only
+//! The shipped cursors and hand-off word under every interleaving and reordering that the C11 model allows.
+//!
+//! `RUSTFLAGS="--cfg loom" cargo test -p tcp-splice-core --release --test loom`
+#![cfg(loom)]
+
+use loom::cell::UnsafeCell;
+use loom::sync::Arc;
+use loom::sync::atomic::{AtomicBool, Ordering, fence};
+use loom::thread;
+use tcp_splice_core::cursors::{Closed, Cursors, writeable};
+use tcp_splice_core::handoff::{self, Handoff, Next, Snapshot, TcpView};
+
+/// A ring of two bytes whose cells loom watches: a read that races with a write is an error.
+struct Ring {
+    cursors: Cursors,
+    cells: [UnsafeCell<u8>; 2],
+}
+
+impl Ring {
+    fn new() -> Arc<Self> {
+        Arc::new(Ring { cursors: Cursors::new(), cells: [UnsafeCell::new(0), UnsafeCell::new(0)] })
+    }
+
+    fn cell(&self, pos: u64) -> &UnsafeCell<u8> {
+        &self.cells[(pos % 2) as usize]
+    }
+
+    /// Writes one byte if there is room, as the sender does.
+    fn send(&self, prod: u64, byte: u8) -> Option<Result<(), Closed>> {
+        if prod - self.cursors.cons() == 2 {
+            return None;
+        }
+        // SAFETY: a free position, the only sender.
+        self.cell(prod).with_mut(|cell| unsafe { *cell = byte });
+        Some(self.cursors.publish(prod, 1))
+    }
+
+    /// Reads one byte if there is one, as the receiver does; also whether somebody asked for space.
+    fn recv(&self, cons: u64) -> Option<(u8, bool)> {
+        if self.cursors.prod().bytes == cons {
+            return None;
+        }
+        // SAFETY: a published position, the only receiver.
+        let byte = self.cell(cons).with(|cell| unsafe { *cell });
+        Some((byte, self.cursors.consume(cons, 1)))
+    }
+}
+
+#[test]
+fn bytes_arrive_once_and_in_order_around_the_wrap() {
+    loom::model(|| {
+        let ring = Ring::new();
+        let sender = thread::spawn({
+            let ring = ring.clone();
+            move || {
+                let mut prod = 0;
+                while prod < 3 {
+                    match ring.send(prod, prod as u8) {
+                        Some(result) => {
+                            result.unwrap();
+                            prod += 1;
+                        }
+                        None => thread::yield_now(),
+                    }
+                }
+            }
+        });
+        let mut cons = 0;
+        while cons < 3 {
+            match ring.recv(cons) {
+                Some((byte, _)) => {
+                    assert_eq!(u64::from(byte), cons);
+                    cons += 1;
+                }
+                None => thread::yield_now(),
+            }
+        }
+        sender.join().unwrap();
+    });
+}
+
+/// A sender that finds no room after asking will be told: no wake-up falls between the two.
+#[test]
+fn a_wish_for_space_is_not_lost() {
+    loom::model(|| {
+        let ring = Ring::new();
+        ring.send(0, 0).unwrap().unwrap();
+        ring.send(1, 1).unwrap().unwrap();
+        let receiver = thread::spawn({
+            let ring = ring.clone();
+            move || {
+                let (_, first) = ring.recv(0).unwrap();
+                let (_, second) = ring.recv(1).unwrap();
+                first || second
+            }
+        });
+        let cons = ring.cursors.want_space();
+        let sleeps = !writeable(2, 2 - cons);
+        let told = receiver.join().unwrap();
+        assert!(told || !sleeps, "asleep with nobody to wake it");
+    });
+}
+
+/// Whoever comes first, the FIN or the bytes: they are published before it or refused.
+#[test]
+fn nothing_is_published_after_the_fin() {
+    loom::model(|| {
+        let ring = Ring::new();
+        let closer = thread::spawn({
+            let ring = ring.clone();
+            move || ring.cursors.close_tx().bytes
+        });
+        let sent = ring.send(0, 7).unwrap();
+        let last = closer.join().unwrap();
+        assert_eq!(sent, if last == 1 { Ok(()) } else { Err(Closed::Tx) });
+        assert_eq!(ring.cursors.prod().bytes, last);
+    });
+}
+
+/// A close that finds nothing unread cannot be followed by bytes nobody will read.
+#[test]
+fn bytes_for_a_gone_reader_are_counted_or_refused() {
+    loom::model(|| {
+        let ring = Ring::new();
+        let closer = thread::spawn({
+            let ring = ring.clone();
+            move || ring.cursors.close_rx()
+        });
+        let sent = ring.send(0, 7).unwrap();
+        let unread = closer.join().unwrap();
+        assert_eq!(unread, u64::from(sent.is_ok()));
+        assert!(sent == Ok(()) || sent == Err(Closed::Rx));
+    });
+}
+
+/// The reader parks as `prepare_to_wait()` does (on the queue, full barrier, look again); the sender publishes, then looks at the
+/// queue with the barrier that `ts_notify_readable()` has. One of them sees the other.
+#[test]
+fn a_parking_reader_is_seen_or_sees() {
+    loom::model(|| {
+        let ring = Ring::new();
+        let queued = Arc::new(AtomicBool::new(false));
+        let reader = thread::spawn({
+            let (ring, queued) = (ring.clone(), queued.clone());
+            move || {
+                queued.store(true, Ordering::Relaxed);
+                fence(Ordering::SeqCst);
+                ring.cursors.prod().bytes == 0
+            }
+        });
+        ring.send(0, 1).unwrap().unwrap();
+        fence(Ordering::SeqCst);
+        let wakes = queued.load(Ordering::Relaxed);
+        let sleeps = reader.join().unwrap();
+        assert!(wakes || !sleeps, "asleep with bytes in the ring");
+    });
+}
+
+/// A snapshot of a leaving lane never mixes the border of one use of the ring with the end of another.
+#[test]
+fn a_snapshot_is_of_one_moment() {
+    loom::model(|| {
+        let lane = Arc::new(Handoff::new());
+        let reader = thread::spawn({
+            let lane = lane.clone();
+            move || lane.snapshot()
+        });
+        lane.start(10);
+        lane.leave(1);
+        lane.start(20);
+        lane.leave(2);
+        match reader.join().unwrap() {
+            Snapshot::Leaving { border, last } => assert_eq!(u64::from(border), last * 10),
+            Snapshot::Ring { border } => assert!(border == 10 || border == 20),
+            Snapshot::Tcp => {}
+        }
+    });
+}
+
+/// The reader's three looks in their order against a sender that moves to the ring: ring bytes never overtake TCP bytes.
+#[test]
+fn the_order_of_looks_protects_the_border() {
+    loom::model(|| {
+        let lane = Arc::new((Handoff::new(), Cursors::new()));
+        let sender = thread::spawn({
+            let lane = lane.clone();
+            move || {
+                // One byte went over TCP before (sequence number 0, not yet received by the reader).
+                lane.0.start(1);
+                lane.1.publish(0, 1).unwrap();
+                lane.0.leave(1);
+            }
+        });
+        let tcp = TcpView { copied: 0, received: 0 };
+        let now = lane.0.snapshot();
+        let prod = lane.1.prod().bytes;
+        assert_eq!(handoff::next(tcp, now, prod, 0), Next::Await);
+        let tcp = TcpView { copied: 1, received: 1 };
+        match handoff::next(tcp, now, prod, 0) {
+            Next::Ring(1) => assert_eq!(prod, 1),
+            next => assert_eq!(next, Next::Await),
+        }
+        sender.join().unwrap();
+    });
+}
