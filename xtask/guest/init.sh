@@ -94,7 +94,8 @@ exec 3>"$(port tcp_splice.verdict)"
 verdict '{"event":"hello","kernel":"%s","cpus":%s,"uptime":%s}\n' "$(uname -r)" "$(nproc)" "$(cut -d' ' -f1 /proc/uptime)"
 tar -C /payload/root -cf - . | tar -C / -xf - --keep-directory-symlink
 network
-dmesg -n 7
+# Notices and worse to the console; everything is in results/log afterwards.
+dmesg -n 6
 if [ -e /payload/job/command ]; then command; else shell; fi
 status=$?
 leaks
