@@ -136,13 +136,20 @@ fn stream(stage: &Stage, size: u32, amount: Amount) -> Result<(f64, f64)> {
     Ok((received / seconds / 1e6, 0.9 * sent))
 }
 
-/// Requests of the first measurement, when no rate is known: small enough for an emulated CPU.
-const FIRST_REQUESTS: f64 = 4000.0;
+/// Requests of the first measurement, when no rate is known: about a second of an emulated CPU.
+const FIRST_REQUESTS: f64 = 3000.0;
+/// The same for many clients, whose requests are served in batches.
+const FIRST_REQUESTS_MANY: f64 = 12_000.0;
 /// Bytes that a GET and its answer have at least.
 const GET_BYTES: f64 = 30.0;
 
 fn redis(stage: &Stage, clients: u32, amount: Amount) -> Result<(f64, f64)> {
-    let requests = amount.count(FIRST_REQUESTS).max(500.0).round();
+    let first = if clients > 1 {
+        FIRST_REQUESTS_MANY
+    } else {
+        FIRST_REQUESTS
+    };
+    let requests = amount.count(first).max(500.0).round();
     let (clients, count) = (clients.to_string(), requests.to_string());
     let to = ["-h", &stage.host, "-p", REDIS_PORT];
     let load = ["-t", "get", "-c", &clients, "-n", &count, "--csv"];
