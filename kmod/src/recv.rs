@@ -76,6 +76,16 @@ enum Stop {
     Result(c_int),
 }
 
+/// How waiting ended.
+enum Waited {
+    /// Something came while spinning.
+    Bytes,
+    /// Perhaps something came; this many jiffies of the timeout are left.
+    Slept(c_long),
+    /// connect(AF_UNSPEC) by another thread.
+    Disconnected,
+}
+
 /// recvmsg() of a paired socket. Process context, no locks held.
 #[unsafe(no_mangle)]
 extern "C" fn tcp_splice_recvmsg(link: c_ulong, sk: *mut Sock, msg: *mut Msg, len: usize, flags: c_int) -> c_int {
@@ -90,29 +100,25 @@ extern "C" fn tcp_splice_recvmsg(link: c_ulong, sk: *mut Sock, msg: *mut Msg, le
 
 impl<'a> Recv<'a> {
     fn run(mut self) -> c_int {
-        // SAFETY: the caller's own socket.
-        let mut timeout = if self.is(ffi::MSG_DONTWAIT) { 0 } else { unsafe { ffi::ts_rcvtimeo(self.sk) } };
         let mut rx = self.link.lock_rx();
+        let mut timeout = None;
         let result = loop {
             let look = match self.take(&mut rx) {
                 Ok(look) => look,
                 Err(Stop::Done) => break 0,
                 Err(Stop::Result(result)) => break result,
             };
-            // SAFETY: no requirements.
-            let signal = unsafe { ffi::ts_signal_pending() };
-            if timeout == 0 {
-                break -EAGAIN;
-            }
-            if signal {
-                // SAFETY: no requirements.
-                break unsafe { ffi::ts_intr_errno(timeout) };
+            let left = *timeout.get_or_insert_with(|| self.timeout());
+            if let Some(error) = Self::must_not_wait(left) {
+                break error;
             }
             drop(rx);
-            timeout = self.wait(&look, timeout);
+            let waited = self.wait(&look, left);
             rx = self.link.lock_rx();
-            if Look::at(self.sk, self.lane).tcp.disconnects != look.tcp.disconnects {
-                break -EPIPE;
+            match waited {
+                Waited::Bytes => {}
+                Waited::Slept(left) => timeout = Some(left),
+                Waited::Disconnected => break -EPIPE,
             }
         };
         let extras = if result >= 0 || self.copied > 0 { self.extras(&rx) } else { 0 };
@@ -121,6 +127,20 @@ impl<'a> Recv<'a> {
             self.report_inq();
         }
         if self.copied > 0 { self.copied as c_int } else { result }
+    }
+
+    fn timeout(&self) -> c_long {
+        // SAFETY: the caller's own socket.
+        if self.is(ffi::MSG_DONTWAIT) { 0 } else { unsafe { ffi::ts_rcvtimeo(self.sk) } }
+    }
+
+    /// The error of a call that would have to wait but may not.
+    fn must_not_wait(timeout: c_long) -> Option<c_int> {
+        if timeout == 0 {
+            return Some(-EAGAIN);
+        }
+        // SAFETY: no requirements.
+        unsafe { ffi::ts_signal_pending().then(|| ffi::ts_intr_errno(timeout)) }
     }
 
     fn is(&self, flag: c_int) -> bool {
@@ -304,10 +324,10 @@ impl<'a> Recv<'a> {
         Stop::Done
     }
 
-    /// Spins, then sleeps, until something differs from `look`. No lane lock held. Returns the jiffies left.
-    fn wait(&self, look: &Look, timeout: c_long) -> c_long {
+    /// Spins, then sleeps, until something differs from `look`. No lane lock held.
+    fn wait(&self, look: &Look, timeout: c_long) -> Waited {
         if self.spin(look) {
-            return timeout;
+            return Waited::Bytes;
         }
         let mut wait = Wait([0; 8]);
         let mut left = timeout;
@@ -320,7 +340,11 @@ impl<'a> Recv<'a> {
             }
             ffi::ts_wait_end(self.sk, &mut wait);
         }
-        left
+        if Look::at(self.sk, self.lane).tcp.disconnects == look.tcp.disconnects {
+            Waited::Slept(left)
+        } else {
+            Waited::Disconnected
+        }
     }
 
     /// Busy polls within the connection's budget; `true` if something came.

@@ -199,7 +199,10 @@ impl<'a> Send<'a> {
                 return Step::Tcp;
             }
         };
+        // Counted before it can be read, so that whoever has read a byte finds it counted.
+        Counter::RingBytes.add(bytes as u64);
         if let Err(closed) = self.lane.cursors.publish(tx.prod, bytes as u64) {
+            Counter::RingBytes.add((bytes as u64).wrapping_neg());
             // SAFETY: these bytes were just taken from it.
             unsafe { ffi::ts_iov_iter_revert(self.msg, bytes) };
             return match closed {
@@ -212,7 +215,6 @@ impl<'a> Send<'a> {
         }
         tx.prod = tx.prod.wrapping_add(bytes as u64);
         self.copied = self.copied.wrapping_add(bytes);
-        Counter::RingBytes.add(bytes as u64);
         // SAFETY: a slot of the pair, after a publication.
         unsafe { ffi::ts_notify_readable(self.link.peer_slot()) };
         Step::Progress
