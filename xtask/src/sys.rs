@@ -20,18 +20,26 @@ pub fn is_root() -> bool {
 
 /// A command that runs as root: itself for root, through sudo for others (which is said once).
 pub fn privileged(program: &str) -> Command {
-    static SAID: Once = Once::new();
+    static FIRST: Once = Once::new();
     if is_root() {
         return Command::new(program);
     }
-    SAID.call_once(|| {
-        ui::line(
-            "sudo is used to install packages, to make the root file system and to build inside it",
-        );
-    });
+    FIRST.call_once(ask_for_sudo);
     let mut sudo = Command::new("sudo");
     sudo.arg("--").arg(program);
     sudo
+}
+
+/// Says why, and has sudo ask for the password now, before a spinner would draw over the question.
+fn ask_for_sudo() {
+    if !have("sudo") {
+        ui::line("there is no sudo on this machine: run this as root, or install sudo");
+        return;
+    }
+    ui::line(
+        "sudo is used to install packages, to make the root file system and to build inside it",
+    );
+    let _ = Command::new("sudo").arg("-v").status();
 }
 
 /// A privileged shell script of ours in its own mount namespace: its mounts vanish with it.
