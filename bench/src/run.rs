@@ -17,7 +17,7 @@ use crate::measure::{Amount, measure};
 use crate::place::{Place, Stage};
 use crate::report;
 use crate::results::{Results, Sample};
-use crate::stats::short;
+use crate::stats::{Summary, short};
 
 /// How the run is to go.
 #[derive(Debug, Args)]
@@ -31,6 +31,9 @@ pub struct Options {
     /// How long each measurement takes from the second round on
     #[arg(long, default_value_t = 0.7)]
     seconds: f64,
+    /// Measurements get shorter than --seconds where the whole run would take longer than this many seconds
+    #[arg(long, default_value_t = 420.0)]
+    budget: f64,
     /// Measure only what has one of these words in "PLACE CELL", such as "loopback" or "TCP_RR 1 B"
     #[arg(long, value_delimiter = ',')]
     only: Vec<String>,
@@ -72,6 +75,9 @@ impl Options {
     }
 }
 
+/// Below this many seconds a measurement says nothing.
+const SHORTEST: f64 = 0.15;
+
 /// Puts the machine back when the run ends, however it ends.
 struct PolicyOff;
 
@@ -102,12 +108,16 @@ pub fn run(options: &Options) -> Result<()> {
     );
     let machine = Machine::detect(options.accel.as_deref());
     eprintln!("machine: {}", machine.line());
-    let mut results = Results::new(machine, check_all(&stages)?);
-    for round in 1..=options.rounds() {
-        one_round(options, &stages, round, &mut results)?;
-        results.save(&options.out.join("results.json"))?;
-    }
-    report::write(&results, &options.out)
+    let results = Results::new(machine, check_all(&stages)?);
+    let seconds = options.seconds();
+    let mut runner = Runner {
+        options,
+        stages,
+        results,
+        seconds,
+    };
+    runner.all_rounds()?;
+    report::write(&runner.results, &options.out)
 }
 
 /// Nothing is measured where the data is wrong.
@@ -124,50 +134,78 @@ fn check_all(stages: &[Stage]) -> Result<Vec<String>> {
     Ok(lines)
 }
 
-fn one_round(options: &Options, stages: &[Stage], round: u32, results: &mut Results) -> Result<()> {
-    for mode in Mode::ALL {
-        mode.enter()?;
-        let start = Instant::now();
-        for stage in stages {
-            for cell in options.cells(stage.place) {
-                one_cell(options, stage, cell, mode, round, results)?;
-            }
-        }
-        let (rounds, took) = (options.rounds(), start.elapsed().as_secs_f64());
-        eprintln!("round {round} of {rounds}, {mode}: {took:.0} s");
-    }
-    Ok(())
+/// The rounds under way.
+struct Runner<'a> {
+    options: &'a Options,
+    stages: Vec<Stage>,
+    results: Results,
+    /// How long each measurement may take once its rate is known.
+    seconds: f64,
 }
 
-fn one_cell(
-    options: &Options,
-    stage: &Stage,
-    cell: Cell,
-    mode: Mode,
-    round: u32,
-    results: &mut Results,
-) -> Result<()> {
-    let known = results.summary(stage.place, cell, mode);
-    let amount = known.map_or(Amount::Second, |known| Amount::Sized {
-        rate: known.median,
-        seconds: options.seconds(),
-    });
-    let outcome = measure(stage, cell, mode, amount)
-        .with_context(|| format!("failed to measure {cell}, {mode}, {}", stage.place.name()))?;
-    let (place, name) = (stage.place, stage.place.name());
-    eprintln!(
-        "  {round} {mode:8} {name:9} {cell:24} {:>12} {}",
-        short(outcome.rate),
-        cell.unit()
-    );
-    let (rate, counters) = (outcome.rate, outcome.counters.moved());
-    results.samples.push(Sample {
-        place,
-        cell,
-        mode,
-        round,
-        rate,
-        counters,
-    });
-    Ok(())
+impl Runner<'_> {
+    fn all_rounds(&mut self) -> Result<()> {
+        let (start, rounds) = (Instant::now(), self.options.rounds());
+        let mut overhead = 0.0;
+        for round in 1..=rounds {
+            self.one_round(round)?;
+            self.results.save(&self.options.out.join("results.json"))?;
+            let (spent, count) = (
+                start.elapsed().as_secs_f64(),
+                self.results.samples.len() as f64,
+            );
+            if round == 1 {
+                // These measured for about a second each; the rest of the time went into starting programs.
+                overhead = (spent / count - 1.0).max(0.0);
+            }
+            let measurements = count / f64::from(round) * f64::from((rounds - round).max(1));
+            let left = (self.options.budget - spent) / measurements - overhead;
+            self.seconds = self.options.seconds().min(left).max(SHORTEST);
+        }
+        Ok(())
+    }
+
+    fn one_round(&mut self, round: u32) -> Result<()> {
+        for mode in Mode::ALL {
+            mode.enter()?;
+            let start = Instant::now();
+            for index in 0..self.stages.len() {
+                for cell in self.options.cells(self.stages[index].place) {
+                    self.one_cell(index, cell, mode, round)?;
+                }
+            }
+            let (rounds, took) = (self.options.rounds(), start.elapsed().as_secs_f64());
+            eprintln!("round {round} of {rounds}, {mode}: {took:.0} s");
+        }
+        Ok(())
+    }
+
+    fn one_cell(&mut self, index: usize, cell: Cell, mode: Mode, round: u32) -> Result<()> {
+        let stage = &self.stages[index];
+        let (place, name) = (stage.place, stage.place.name());
+        let known = self.results.summary(place, cell, mode);
+        let seconds = self.seconds;
+        let sized = |known: Summary| Amount::Sized {
+            rate: known.median,
+            seconds,
+        };
+        let amount = known.map_or(Amount::Second, sized);
+        let outcome = measure(stage, cell, mode, amount)
+            .with_context(|| format!("failed to measure {cell}, {mode}, {name}"))?;
+        let (rate, unit) = (outcome.rate, cell.unit());
+        eprintln!(
+            "  {round} {mode:8} {name:9} {cell:24} {:>12} {unit}",
+            short(rate)
+        );
+        let counters = outcome.counters.moved();
+        self.results.samples.push(Sample {
+            place,
+            cell,
+            mode,
+            round,
+            rate,
+            counters,
+        });
+        Ok(())
+    }
 }
