@@ -17,6 +17,7 @@ pub const ALL: &[Scenario] = &[
     Scenario::each("ports", ports).reconfigures(),
     Scenario::each("loopback_only", loopback_only).reconfigures(),
     Scenario::each("one_end_in_the_cgroup", one_end_in_the_cgroup).reconfigures(),
+    Scenario::each("refusals_are_counted", refusals_are_counted).reconfigures(),
     Scenario::each("disable_keeps_pairs", disable_keeps_pairs).reconfigures(),
     Scenario::some("replaced_without_a_gap", replaced_without_a_gap).reconfigures(),
     Scenario::one("status", status).reconfigures(),
@@ -147,6 +148,29 @@ fn one_end_in_the_cgroup(env: &Env) -> Result<Claim> {
     exchange(&env.conn()?)?;
     policy::enable(&[])?;
     Ok(Claim::ring(2 * LENGTH))
+}
+
+/// The accepting end looks for an offer that nobody made.
+fn refusals_are_counted(env: &Env) -> Result<Claim> {
+    const COUNT: u64 = 3;
+    let cgroup = Cgroup::new()?;
+    policy::enable_for(&cgroup.0, &[])?;
+    Cgroup::enter(&cgroup.0)?;
+    let listener = env.link.listen()?;
+    Cgroup::enter(ROOT_CGROUP)?;
+    let before = Counters::read()?;
+    for _ in 0..COUNT {
+        let delta = exchange(&env.cold_from(&listener)?)?;
+        let ring = delta.get("ring_bytes")?;
+        ensure!(ring == 0, "{ring} bytes went through a ring");
+    }
+    let refused = Counters::read()?.since(&before).refused();
+    ensure!(
+        refused == COUNT,
+        "{refused} of {COUNT} refusals were counted"
+    );
+    policy::enable(&[])?;
+    Ok(Claim::untouched())
 }
 
 fn disable_keeps_pairs(env: &Env) -> Result<Claim> {
