@@ -19,6 +19,7 @@ struct ts_endpoint {
 	unsigned long link;		/* 0 while not paired; see glue.h */
 	struct sock *sk;
 	struct ts_endpoint *older;	/* of the same socket, before connect(AF_UNSPEC): freed together */
+	void (*destruct)(struct sock *sk);	/* sk_destruct before ours, if the ULP slot was given away */
 	u8 older_count;
 	bool left;			/* disconnected: another one may follow */
 	struct rcu_head rcu;
@@ -40,18 +41,31 @@ extern const struct tcp_ulp_ops ts_ulp;
 bool ts_proto_is_base(const struct sock *sk);
 bool ts_callbacks_are_default(const struct sock *sk);
 bool ts_slots_are_free(const struct sock *sk);
+bool ts_is_taken(const struct sock *sk);
+
+static __always_inline struct ts_endpoint *ts_user_data(const struct sock *sk)
+{
+	return (struct ts_endpoint *)((uintptr_t)READ_ONCE(sk->sk_user_data) & SK_USER_DATA_PTRMASK);
+}
 
 /*
  * The endpoint of a socket, or NULL. The caller is a callback of that socket, which keeps it from being destroyed, or is inside
- * an RCU read-side section that began when the socket was not yet destroyed. Pairs with the release in ts_install().
+ * an RCU read-side section that began when the socket was not yet destroyed.
+ *
+ * Three loads without a lock, while the slot may be given to another ULP (ts_setsockopt) whose data must not be taken for ours:
+ * the pointer in sk_user_data is an endpoint of this socket or something that somebody put there without asking, and only an
+ * endpoint of this socket can stand in icsk_ulp_data as well. Pairs with the release in ts_install().
  */
 static __always_inline struct ts_endpoint *ts_endpoint(const struct sock *sk)
 {
 	const struct inet_connection_sock *icsk = inet_csk(sk);
 
+	struct ts_endpoint *ep;
+
 	if (unlikely(smp_load_acquire(&icsk->icsk_ulp_ops) != &ts_ulp))
 		return NULL;
-	return (struct ts_endpoint *)rcu_access_pointer(icsk->icsk_ulp_data);
+	ep = (struct ts_endpoint *)rcu_access_pointer(icsk->icsk_ulp_data);
+	return likely(ep == ts_user_data(sk)) ? ep : NULL;
 }
 
 static __always_inline unsigned long ts_link(const struct sock *sk)

@@ -55,6 +55,9 @@ static u32 ts_handshake_obstacles(const struct bpf_sock_ops_kern *ctx)
 		obstacles |= TS_OBSTACLE_HANDSHAKE;
 	if (ctx->sk->sk_state != (passive ? TCP_SYN_RECV : TCP_ESTABLISHED))
 		obstacles |= TS_OBSTACLE_HANDSHAKE;
+	/* Crossed SYNs: a descriptor exists already, and somebody may sleep on it. */
+	if (passive && ctx->sk->sk_socket)
+		obstacles |= TS_OBSTACLE_HANDSHAKE;
 	if (tp->urg_data)
 		obstacles |= TS_OBSTACLE_URGENT;
 	if (ctx->skb && !ts_device_is_local(ctx->sk, ctx->skb))
@@ -124,7 +127,20 @@ void ts_facts(const struct bpf_sock_ops_kern *ctx, struct ts_facts *facts)
 
 /* ---- what send and receive see of their own socket ---- */
 
-u64 ts_tx_view(const struct sock *sk)
+/* The other end's reader is somebody else now: see ts_is_taken(). */
+static bool ts_peer_is_taken(struct sock *const *slot)
+{
+	const struct sock *sk;
+	bool taken;
+
+	rcu_read_lock();
+	sk = READ_ONCE(*slot);
+	taken = sk && ts_is_taken(sk);
+	rcu_read_unlock();
+	return taken;
+}
+
+u64 ts_tx_view(const struct sock *sk, struct sock *const *peer)
 {
 	u32 flags = 0;
 
@@ -135,10 +151,12 @@ u64 ts_tx_view(const struct sock *sk)
 	if (unlikely((1 << inet_sk_state_load(sk)) & ~(TCPF_ESTABLISHED | TCPF_CLOSE_WAIT)))
 		flags |= TS_TX_STATE;
 	if (unlikely((READ_ONCE(sk->sk_tsflags) & SOF_TIMESTAMPING_TX_RECORD_MASK) || sk->sk_bpf_cb_flags ||
-		     tcp_sk(sk)->repair))
+		     tcp_sk(sk)->repair || sk->sk_allocation != GFP_KERNEL || ts_peer_is_taken(peer)))
 		flags |= TS_TX_TCP_ONLY;
-	if (unlikely(sk->sk_write_pending))
+	if (unlikely(READ_ONCE(sk->sk_write_pending)))
 		flags |= TS_TX_PENDING;
+	if (unlikely(READ_ONCE(tcp_sk(sk)->snd_una) != READ_ONCE(tcp_sk(sk)->write_seq)))
+		flags |= TS_TX_UNACKED;
 	return (u64)flags << 32 | READ_ONCE(tcp_sk(sk)->write_seq);
 }
 
@@ -163,8 +181,33 @@ void ts_rx_view(const struct sock *sk, struct ts_rx_view *view)
 	smp_rmb();
 	view->received = READ_ONCE(tp->rcv_nxt);
 	view->copied = READ_ONCE(tp->copied_seq);
+	if (unlikely(READ_ONCE(tp->urg_data)) && READ_ONCE(tp->urg_seq) == view->copied)
+		view->flags |= TS_RX_URGENT;
 	/* TCP before the lane: see core::handoff::next(). */
 	smp_rmb();
+}
+
+/* What tcp_recvmsg_locked() answers when it finds no bytes, in its order; it reads none. */
+int ts_rx_end(struct sock *sk)
+{
+	int err = -EAGAIN;
+
+	lock_sock(sk);
+	if (sock_flag(sk, SOCK_DONE))
+		err = 0;
+	else if (sk->sk_err)
+		err = sock_error(sk);
+	else if (sk->sk_shutdown & RCV_SHUTDOWN)
+		err = 0;
+	else if (sk->sk_state == TCP_CLOSE)
+		err = -ENOTCONN;
+	release_sock(sk);
+	return err;
+}
+
+u32 ts_disconnects(const struct sock *sk)
+{
+	return READ_ONCE(sk->sk_disconnects);
 }
 
 int ts_tcp_inq(struct sock *sk)
@@ -362,6 +405,11 @@ void ts_set_nospace(struct sock *sk)
 	smp_mb__after_atomic();
 }
 
+int ts_stream_error(struct sock *sk, int flags, int err)
+{
+	return sk_stream_error(sk, flags, err);
+}
+
 void ts_wake_writers(struct sock *sk)
 {
 	wake_up_interruptible_poll(sk_sleep(sk), EPOLLOUT | EPOLLWRNORM | EPOLLWRBAND);
@@ -385,7 +433,8 @@ void ts_notify_readable(struct sock *const *slot)
 	sk = READ_ONCE(*slot);
 	if (likely(sk)) {
 		wq = rcu_dereference(sk->sk_wq);
-		if (wq && (waitqueue_active(&wq->wait) || wq->fasync_list))
+		/* A foreign callback would want the socket's lock; its owner reads TCP only, and the next send() sees it. */
+		if (wq && (waitqueue_active(&wq->wait) || wq->fasync_list) && !ts_is_taken(sk))
 			READ_ONCE(sk->sk_data_ready)(sk);
 	}
 	rcu_read_unlock();
@@ -395,10 +444,17 @@ void ts_notify_writeable(struct sock *const *slot)
 {
 	struct sock *sk;
 
+	struct socket_wq *wq;
+
 	rcu_read_lock();
 	sk = READ_ONCE(*slot);
-	if (sk)
+	if (sk) {
 		READ_ONCE(sk->sk_write_space)(sk);
+		/* That one does nothing while TCP's own buffer is full, or a turn is taken; senders into the ring sleep here too. */
+		wq = rcu_dereference(sk->sk_wq);
+		if (unlikely(!__sk_stream_is_writeable(sk, 1)) && skwq_has_sleeper(wq))
+			wake_up_interruptible_poll(&wq->wait, EPOLLOUT | EPOLLWRNORM | EPOLLWRBAND);
+	}
 	rcu_read_unlock();
 }
 
@@ -440,7 +496,9 @@ void ts_kick_base_reader(struct sock *sk)
 	rcu_read_lock();
 	wq = rcu_dereference(sk->sk_wq);
 	wait = wq ? &wq->wait : NULL;
-	if (wait && waitqueue_active(wait) && !sk->sk_write_pending) {
+	/* Other sleepers use the same wake function: senders, connect(), a lingering close(). */
+	if (wait && waitqueue_active(wait) && !sk->sk_write_pending && sk->sk_shutdown != SHUTDOWN_MASK &&
+	    sk->sk_socket && sk->sk_socket->state != SS_CONNECTING) {
 		spin_lock_irqsave(&wait->lock, flags);
 		list_for_each_entry(entry, &wait->head, entry)
 			if (entry->func == woken_wake_function && entry->private == current)

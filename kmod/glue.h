@@ -53,16 +53,18 @@ void ts_facts(const struct bpf_sock_ops_kern *ctx, struct ts_facts *facts);
 #define TS_TX_ERR		(1U << 0)	/* sk_err */
 #define TS_TX_SHUT		(1U << 1)	/* SEND_SHUTDOWN */
 #define TS_TX_STATE		(1U << 2)	/* neither ESTABLISHED nor CLOSE_WAIT */
-#define TS_TX_TCP_ONLY		(1U << 3)	/* transmit timestamps or repair mode: needs segments */
+#define TS_TX_TCP_ONLY		(1U << 3)	/* transmit timestamps, repair mode, a reader that passes us by: needs segments */
 #define TS_TX_PENDING		(1U << 4)	/* a sender sleeps inside base sendmsg */
+#define TS_TX_UNACKED		(1U << 5)	/* TCP bytes are on their way, or held back (Nagle, MSG_MORE) */
 
 /* Flags in the upper half, write_seq in the lower one. */
-u64 ts_tx_view(const struct sock *sk);
+u64 ts_tx_view(const struct sock *sk, struct sock *const *peer);
 
 #define TS_RX_ERR		(1U << 0)	/* sk_err */
 #define TS_RX_DONE		(1U << 1)	/* a FIN was received */
 #define TS_RX_SHUT		(1U << 2)	/* RCV_SHUTDOWN */
 #define TS_RX_CLOSE		(1U << 3)	/* TCP_CLOSE */
+#define TS_RX_URGENT		(1U << 4)	/* the next byte is urgent; not an end */
 
 struct ts_rx_view {
 	u32 flags;		/* read first */
@@ -73,6 +75,8 @@ struct ts_rx_view {
 
 void ts_rx_view(const struct sock *sk, struct ts_rx_view *view);
 int ts_tcp_inq(struct sock *sk);
+int ts_rx_end(struct sock *sk);
+u32 ts_disconnects(const struct sock *sk);
 
 /* ---- memory ---- */
 
@@ -88,7 +92,6 @@ void ts_chunk_free(void *chunk, size_t bytes);
 
 void ts_install(struct sock *sk, struct ts_endpoint_body *ep);
 void ts_uninstall_protocol(struct sock *sk);
-void ts_surrender(struct sock *sk, struct ts_endpoint_body *ep);
 struct sock *ts_endpoint_sock(struct ts_endpoint_body *ep);
 unsigned long ts_endpoint_link(const struct ts_endpoint_body *ep);
 void ts_endpoint_set_link(struct ts_endpoint_body *ep, unsigned long link);
@@ -145,6 +148,7 @@ int ts_rcvlowat(const struct sock *sk, bool waitall, int len);
 bool ts_signal_pending(void);
 int ts_intr_errno(long timeout);
 void ts_set_nospace(struct sock *sk);
+int ts_stream_error(struct sock *sk, int flags, int err);
 void ts_wake_writers(struct sock *sk);
 void ts_notify_readable(struct sock *const *slot);
 void ts_notify_writeable(struct sock *const *slot);
@@ -164,6 +168,11 @@ void ts_bug(void) __noreturn;
 
 /* ---- Rust, called from C ---- */
 
+/* What a message needs (tcp_splice_sendmsg()). */
+#define TS_NEED_NOTHING		0	/* the ring will do */
+#define TS_NEED_TCP		1	/* packets: this message goes over TCP */
+#define TS_NEED_TCP_FOR_GOOD	2	/* urgent data: so do all that follow */
+
 #define TS_COUNTERS		48	/* room for every counter of src/stats.rs, which checks it */
 #define TS_ENDPOINT_BYTES	64	/* room for struct Endpoint of src/endpoint.rs, which checks it */
 #define TS_PAIR_BYTES		704	/* room for struct Pair of src/pair.rs, which checks it */
@@ -171,12 +180,14 @@ void ts_bug(void) __noreturn;
 int tcp_splice_init(void);
 void tcp_splice_exit(void);
 int tcp_splice_pair(const struct bpf_sock_ops_kern *ctx, u64 flags, u32 busy_poll_us, u32 ring_kbytes);
-int tcp_splice_sendmsg(unsigned long link, struct sock *sk, struct msghdr *msg, size_t size, bool nonblock, bool tcp_only);
+int tcp_splice_sendmsg(unsigned long link, struct sock *sk, struct msghdr *msg, size_t size, int flags, unsigned int need);
 int tcp_splice_recvmsg(unsigned long link, struct sock *sk, struct msghdr *msg, size_t len, int flags);
 bool tcp_splice_readable(unsigned long link, struct sock *sk);
 bool tcp_splice_writeable(unsigned long link, const struct sock *sk, int wake);
 int tcp_splice_inq(unsigned long link, struct sock *sk);
+u32 tcp_splice_ring_readable(unsigned long link, struct sock *sk);
 void tcp_splice_shutdown(unsigned long link);
+void tcp_splice_unhash(unsigned long link);
 void tcp_splice_close(struct sock *sk, struct ts_endpoint_body *ep);
 void tcp_splice_disconnect(struct sock *sk, struct ts_endpoint_body *ep);
 bool tcp_splice_withdraw(struct ts_endpoint_body *ep);

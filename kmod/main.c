@@ -2,10 +2,12 @@
 /* The module: parameters, memory, the kfunc, /proc/net/tcp_splice_stat, init and exit. */
 #define pr_fmt(fmt) KBUILD_MODNAME ": " fmt
 
+#include <linux/atomic.h>
 #include <linux/bpf.h>
 #include <linux/btf.h>
 #include <linux/btf_ids.h>
 #include <linux/filter.h>
+#include <linux/mm.h>
 #include <linux/module.h>
 #include <linux/percpu.h>
 #include <linux/proc_fs.h>
@@ -146,18 +148,31 @@ void ts_ring_free(void *ring)
 	kvfree(ring);
 }
 
+/* All rings together may hold an eighth of the memory, as TCP's own buffers may (tcp_init_mem()); beyond that: stay TCP. */
+static atomic_long_t ts_ring_pages;
+static long ts_ring_pages_max __ro_after_init;
+
 void *ts_chunk_alloc(size_t bytes)
 {
-	return (void *)__get_free_pages(TS_GFP_RING, get_order(bytes));
+	long pages = bytes >> PAGE_SHIFT;
+	void *chunk = NULL;
+
+	if (atomic_long_add_return(pages, &ts_ring_pages) <= ts_ring_pages_max)
+		chunk = (void *)__get_free_pages(TS_GFP_RING, get_order(bytes));
+	if (!chunk)
+		atomic_long_sub(pages, &ts_ring_pages);
+	return chunk;
 }
 
 void ts_chunk_free(void *chunk, size_t bytes)
 {
 	free_pages((unsigned long)chunk, get_order(bytes));
+	atomic_long_sub(bytes >> PAGE_SHIFT, &ts_ring_pages);
 }
 
 int __init ts_memory_init(void)
 {
+	ts_ring_pages_max = totalram_pages() / 8;
 	ts_endpoints = kmem_cache_create("tcp_splice_endpoint", sizeof(struct ts_endpoint), 0, SLAB_HWCACHE_ALIGN, NULL);
 	ts_pairs = kmem_cache_create("tcp_splice_pair", sizeof(struct ts_pair), __alignof__(struct ts_pair),
 				     SLAB_HWCACHE_ALIGN, NULL);
@@ -284,12 +299,15 @@ free_memory:
 
 /*
  * No endpoint is left (each holds a reference to the module) and no program (its kfunc call does too). What may still run is the
- * tail of ts_endpoint_free(): rcu_barrier() waits for it. The kfunc set goes with the module's BTF.
+ * tail of ts_endpoint_free(): rcu_barrier() waits for it. And a task may have been preempted on its last instructions in our text,
+ * in the tail of a callback whose socket is gone: synchronize_rcu_tasks() waits until each task has slept or left the kernel. The
+ * kfunc set goes with the module's BTF.
  */
 static void __exit ts_exit(void)
 {
 	remove_proc_entry("tcp_splice_stat", init_net.proc_net);
 	rcu_barrier();
+	synchronize_rcu_tasks();
 	tcp_splice_exit();
 	ts_memory_exit();
 	pr_info("unloaded\n");

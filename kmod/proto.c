@@ -53,9 +53,10 @@ bool ts_callbacks_are_default(const struct sock *sk)
 	       sk->sk_state_change == ts_default.state_change && sk->sk_error_report == ts_default.error_report;
 }
 
-static struct ts_endpoint *ts_user_data(const struct sock *sk)
+/* Somebody has put his own callback on a spliced socket without asking (iscsi_tcp does): he will read it behind our back. */
+bool ts_is_taken(const struct sock *sk)
 {
-	return (struct ts_endpoint *)((uintptr_t)sk->sk_user_data & SK_USER_DATA_PTRMASK);
+	return READ_ONCE(sk->sk_data_ready) != ts_default.data_ready;
 }
 
 /* Nobody holds the ULP slot or sk_user_data, unless it is what this socket kept of an earlier connection. Socket lock held. */
@@ -73,15 +74,17 @@ bool ts_slots_are_free(const struct sock *sk)
 static int ts_sendmsg(struct sock *sk, struct msghdr *msg, size_t size)
 {
 	unsigned long link = ts_link(sk);
-	unsigned int flags = msg->msg_flags;
-	bool tcp_only;
+	unsigned int flags = msg->msg_flags, need = TS_NEED_NOTHING;
 
 	if (unlikely(!link))
 		return tcp_prot.sendmsg(sk, msg, size);
 	/* What only segments can carry: urgent data, control messages, fast open's errors, zero-copy completions. */
-	tcp_only = msg->msg_controllen || (flags & (MSG_OOB | MSG_FASTOPEN)) ||
-		   ((flags & MSG_ZEROCOPY) && !msg->msg_ubuf && sock_flag(sk, SOCK_ZEROCOPY));
-	return tcp_splice_sendmsg(link, sk, msg, size, flags & MSG_DONTWAIT, tcp_only);
+	if (unlikely(flags & MSG_OOB))
+		need = TS_NEED_TCP_FOR_GOOD;
+	else if (unlikely(msg->msg_controllen || (flags & MSG_FASTOPEN) ||
+			  ((flags & MSG_ZEROCOPY) && !msg->msg_ubuf && sock_flag(sk, SOCK_ZEROCOPY))))
+		need = TS_NEED_TCP;
+	return tcp_splice_sendmsg(link, sk, msg, size, flags, need);
 }
 
 static int __ts_recvmsg(struct sock *sk, struct msghdr *msg, size_t len, int flags)
@@ -116,7 +119,8 @@ static bool ts_stream_memory_free(const struct sock *sk, int wake)
 {
 	unsigned long link = ts_link(sk);
 
-	return link ? tcp_splice_writeable(link, sk, wake) : tcp_stream_memory_free(sk, wake);
+	/* With 0 it is base sendmsg that asks, for TCP's own buffer; with 1 a poller, or somebody about to wake one. */
+	return link && wake ? tcp_splice_writeable(link, sk, wake) : tcp_stream_memory_free(sk, wake);
 }
 
 static int ts_ioctl(struct sock *sk, int cmd, int *karg)
@@ -126,6 +130,8 @@ static int ts_ioctl(struct sock *sk, int cmd, int *karg)
 
 	if (!err && cmd == SIOCINQ && link)
 		*karg = tcp_splice_inq(link, sk);
+	if (!err && cmd == SIOCATMARK && link && tcp_splice_ring_readable(link, sk))
+		*karg = 0;	/* ring bytes come before the mark */
 	return err;
 }
 
@@ -138,6 +144,19 @@ static void ts_shutdown(struct sock *sk, int how)
 	if (link && (how & SEND_SHUTDOWN))
 		tcp_splice_shutdown(link);
 	tcp_prot.shutdown(sk, how);
+}
+
+/*
+ * TCP is over (reset, abort, last FIN): nothing may be published any more, in either direction; what was stays readable. The
+ * socket's lock is held in some shape; any context.
+ */
+static void ts_unhash(struct sock *sk)
+{
+	unsigned long link = ts_link(sk);
+
+	if (link)
+		tcp_splice_unhash(link);
+	tcp_prot.unhash(sk);
 }
 
 static void ts_close(struct sock *sk, long timeout)
@@ -187,23 +206,130 @@ static void ts_release_cb(struct sock *sk)
 	tcp_prot.release_cb(sk);
 }
 
+/* ---- the tables and the slot ---- */
+
+static void ts_wear_protocol(struct sock *sk)
+{
+	WRITE_ONCE(sk->sk_prot, &ts_prots[sk->sk_prot != &tcp_prot]);
+	ts_graft(sk);
+}
+
+/* Under the socket's lock. Calls that are on their way into our tables fall to base by themselves. */
+void ts_uninstall_protocol(struct sock *sk)
+{
+	struct socket *sock = sk->sk_socket;
+
+	if (sk->sk_prot == &ts_prots[0])
+		WRITE_ONCE(sk->sk_prot, &tcp_prot);
+	else if (sk->sk_prot == &ts_prots[1])
+		WRITE_ONCE(sk->sk_prot, TS_PROT6);
+	if (sock && (sock->ops == &ts_ops[0] || sock->ops == &ts_ops[1]))
+		WRITE_ONCE(sock->ops, ts_base_ops(sk));
+}
+
+/* Runs once, after the last reference to a socket that gave its ULP slot away. Any context. */
+static void ts_destruct(struct sock *sk)
+{
+	struct ts_endpoint *ep = ts_user_data(sk);
+
+	/* Somebody took sk_user_data without asking (sunrpc and iscsi_tcp do): then the endpoint is lost, not the kernel. */
+	if (WARN_ON_ONCE(!ep || ep->sk != sk)) {
+		ts_default.destruct[sk->sk_family == AF_INET6](sk);
+		return;
+	}
+	rcu_assign_sk_user_data(sk, NULL);
+	ep->destruct(sk);
+	ts_endpoint_discard((struct ts_endpoint_body *)ep->body);	/* last: it lets go of the module */
+}
+
+/* Under the socket's lock; the endpoint is not paired and never will be. */
+static void ts_vacate_slot(struct sock *sk)
+{
+	struct inet_connection_sock *icsk = inet_csk(sk);
+
+	ts_uninstall_protocol(sk);
+	WRITE_ONCE(icsk->icsk_ulp_ops, NULL);
+	rcu_assign_pointer(icsk->icsk_ulp_data, NULL);
+}
+
+/*
+ * Under the socket's lock, after a ULP had its chance. Filled: the endpoint stays until the socket dies, for calls that are on their
+ * way into our text (such a socket cannot listen, so nobody inherits the hook). Empty: taken back. Another thread may have been here.
+ */
+static void ts_settle_slot(struct sock *sk, struct ts_endpoint *ep)
+{
+	struct inet_connection_sock *icsk = inet_csk(sk);
+
+	if (icsk->icsk_ulp_ops == &ts_ulp)
+		return;
+	if (!icsk->icsk_ulp_ops) {
+		rcu_assign_pointer(icsk->icsk_ulp_data, ep);
+		smp_store_release(&icsk->icsk_ulp_ops, &ts_ulp);
+		if (ts_proto_is_base(sk))
+			ts_wear_protocol(sk);
+	} else if (sk->sk_destruct != ts_destruct) {
+		ep->destruct = sk->sk_destruct;
+		sk->sk_destruct = ts_destruct;
+		module_put(THIS_MODULE);	/* the slot's reference; the endpoint has its own */
+	}
+}
+
 /* ---- struct proto: options ---- */
+
+/*
+ * TCP_ULP on a socket that is not paired, and from here on never will be: whoever wants the slot (kTLS) may have it. Should base
+ * not fill it after all, it is ours again, so that a disconnected socket that listens goes through ts_ulp_clone().
+ */
+static int ts_set_ulp(struct sock *sk, struct ts_endpoint *ep, sockptr_t optval, unsigned int optlen)
+{
+	int err = tcp_prot.setsockopt(sk, SOL_TCP, TCP_ULP, optval, optlen);
+
+	lock_sock(sk);
+	ts_settle_slot(sk, ep);
+	release_sock(sk);
+	return err;
+}
 
 static int ts_setsockopt(struct sock *sk, int level, int optname, sockptr_t optval, unsigned int optlen)
 {
 	struct ts_endpoint *ep;
+	bool unpaired;
 
-	if (level == SOL_TCP && optname == TCP_ULP) {
-		/* Not paired: whoever wants the slot (kTLS) may have it. Paired: base answers -EEXIST. */
-		lock_sock(sk);
-		ep = ts_endpoint(sk);
-		if (ep && !ep->older && tcp_splice_withdraw((struct ts_endpoint_body *)ep->body))
-			ts_surrender(sk, (struct ts_endpoint_body *)ep->body);
-		release_sock(sk);
-	} else if (level == SOL_TCP && optname == TCP_REPAIR && ts_link(sk)) {
+	if (level != SOL_TCP || (optname != TCP_ULP && optname != TCP_REPAIR))
+		return tcp_prot.setsockopt(sk, level, optname, optval, optlen);
+	lock_sock(sk);
+	ep = ts_endpoint(sk);
+	unpaired = ep && !ep->older && tcp_splice_withdraw((struct ts_endpoint_body *)ep->body);
+	if (unpaired && optname == TCP_ULP)
+		ts_vacate_slot(sk);
+	release_sock(sk);
+	if (unpaired && optname == TCP_ULP)
+		return ts_set_ulp(sk, ep, optval, optlen);
+	if (optname == TCP_REPAIR && ts_link(sk))
 		return -EBUSY;	/* a checkpoint would miss the ring's bytes */
-	}
-	return tcp_prot.setsockopt(sk, level, optname, optval, optlen);
+	return tcp_prot.setsockopt(sk, level, optname, optval, optlen);	/* TCP_ULP when paired: -EEXIST */
+}
+
+/* Ring bytes have no pages to map: as tcp_zerocopy_receive() does for a few bytes, tell the caller to use recv(). */
+static int ts_zerocopy_receive_none(char __user *optval, int __user *optlen, u32 bytes)
+{
+	struct tcp_zerocopy_receive zc = {};
+	int len;
+
+	if (get_user(len, optlen))
+		return -EFAULT;
+	if (len < 0 || len < offsetofend(struct tcp_zerocopy_receive, length))
+		return -EINVAL;
+	len = min_t(int, len, sizeof(zc));
+	if (copy_from_user(&zc, optval, len))
+		return -EFAULT;
+	zc.length = 0;
+	zc.recv_skip_hint = bytes;
+	zc.inq = bytes;
+	zc.copybuf_len = 0;
+	zc.err = 0;
+	zc.msg_controllen = 0;
+	return put_user(len, optlen) || copy_to_user(optval, &zc, len) ? -EFAULT : 0;
 }
 
 static int ts_getsockopt(struct sock *sk, int level, int optname, char __user *optval, int __user *optlen)
@@ -211,6 +337,12 @@ static int ts_getsockopt(struct sock *sk, int level, int optname, char __user *o
 	/* As for a socket without a ULP. */
 	if (level == SOL_TCP && optname == TCP_ULP && ts_endpoint(sk))
 		return put_user(0, optlen) ? -EFAULT : 0;
+	if (level == SOL_TCP && optname == TCP_ZEROCOPY_RECEIVE && ts_link(sk)) {
+		u32 bytes = tcp_splice_ring_readable(ts_link(sk), sk);
+
+		if (bytes)
+			return ts_zerocopy_receive_none(optval, optlen, bytes);
+	}
 	return tcp_prot.getsockopt(sk, level, optname, optval, optlen);
 }
 
@@ -249,6 +381,7 @@ static void __init ts_init_prot(struct proto *prot, const struct proto *base)
 	prot->stream_memory_free = ts_stream_memory_free;
 	prot->ioctl = ts_ioctl;
 	prot->shutdown = ts_shutdown;
+	prot->unhash = ts_unhash;
 	prot->close = ts_close;
 	prot->disconnect = ts_disconnect;
 	prot->release_cb = ts_release_cb;
@@ -281,21 +414,7 @@ void ts_install(struct sock *sk, struct ts_endpoint_body *body)
 	write_unlock_bh(&sk->sk_callback_lock);
 	rcu_assign_pointer(icsk->icsk_ulp_data, ep);
 	smp_store_release(&icsk->icsk_ulp_ops, &ts_ulp);
-	WRITE_ONCE(sk->sk_prot, &ts_prots[sk->sk_prot != &tcp_prot]);
-	ts_graft(sk);
-}
-
-/* Under the socket's lock. Calls that are on their way into our tables fall to base by themselves. */
-void ts_uninstall_protocol(struct sock *sk)
-{
-	struct socket *sock = sk->sk_socket;
-
-	if (sk->sk_prot == &ts_prots[0])
-		WRITE_ONCE(sk->sk_prot, &tcp_prot);
-	else if (sk->sk_prot == &ts_prots[1])
-		WRITE_ONCE(sk->sk_prot, TS_PROT6);
-	if (sock && (sock->ops == &ts_ops[0] || sock->ops == &ts_ops[1]))
-		WRITE_ONCE(sock->ops, ts_base_ops(sk));
+	ts_wear_protocol(sk);
 }
 
 static void ts_clear_user_data(struct sock *sk, struct ts_endpoint *ep)
@@ -304,35 +423,6 @@ static void ts_clear_user_data(struct sock *sk, struct ts_endpoint *ep)
 	if (ts_user_data(sk) == ep)
 		rcu_assign_sk_user_data(sk, NULL);
 	write_unlock_bh(&sk->sk_callback_lock);
-}
-
-/* Runs once, after the last reference to a socket that gave its ULP slot away. Any context. */
-static void ts_destruct(struct sock *sk)
-{
-	struct ts_endpoint *ep = ts_user_data(sk);
-	void (*base)(struct sock *sk) = ts_default.destruct[sk->sk_family == AF_INET6];
-
-	/* Somebody took sk_user_data without asking (sunrpc and iscsi_tcp do): then the endpoint is lost, not the kernel. */
-	if (!WARN_ON_ONCE(!ep || ep->sk != sk)) {
-		rcu_assign_sk_user_data(sk, NULL);
-		ts_endpoint_discard((struct ts_endpoint_body *)ep->body);
-	}
-	base(sk);
-}
-
-/*
- * Under the socket's lock; the endpoint is not paired and never will be. The socket becomes plain, for another ULP to take. Calls
- * on their way into our text are covered by the endpoint, which stays until the socket dies.
- */
-void ts_surrender(struct sock *sk, struct ts_endpoint_body *body)
-{
-	struct inet_connection_sock *icsk = inet_csk(sk);
-
-	ts_uninstall_protocol(sk);
-	sk->sk_destruct = ts_destruct;
-	WRITE_ONCE(icsk->icsk_ulp_ops, NULL);
-	rcu_assign_pointer(icsk->icsk_ulp_data, NULL);
-	module_put(THIS_MODULE);
 }
 
 /*
@@ -346,6 +436,8 @@ static void ts_ulp_release(struct sock *sk)
 
 	rcu_assign_pointer(inet_csk(sk)->icsk_ulp_data, NULL);
 	ts_clear_user_data(sk, ep);
+	/* The final free still reads sk_prot, perhaps long after the endpoint let go of the module. */
+	ts_uninstall_protocol(sk);
 	tcp_splice_release((struct ts_endpoint_body *)ep->body);
 	for (; ep; ep = older) {
 		older = ep->older;
@@ -393,7 +485,7 @@ static bool __init ts_families_agree(void)
 	const struct proto *v6 = TS_PROT6;
 
 	return v6->sendmsg == tcp_prot.sendmsg && v6->recvmsg == tcp_prot.recvmsg && v6->ioctl == tcp_prot.ioctl &&
-	       v6->shutdown == tcp_prot.shutdown && v6->close == tcp_prot.close &&
+	       v6->shutdown == tcp_prot.shutdown && v6->unhash == tcp_prot.unhash && v6->close == tcp_prot.close &&
 	       v6->disconnect == tcp_prot.disconnect && v6->release_cb == tcp_prot.release_cb &&
 	       v6->setsockopt == tcp_prot.setsockopt && v6->getsockopt == tcp_prot.getsockopt &&
 	       v6->stream_memory_free == tcp_prot.stream_memory_free && tcp_prot.close == tcp_close &&

@@ -137,7 +137,7 @@ pub fn may_start(now: Snapshot, cons: u64) -> bool {
     }
 }
 
-/// What the receiver's TCP socket looked like *before* the hand-off word and `prod` were read.
+/// What the receiver's TCP socket looked like *before* `prod` and the hand-off word were read.
 ///
 /// That order is what makes [`next`] right: bytes queued by then were sent before any later ring segment began.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -167,8 +167,9 @@ pub const fn before(a: u32, b: u32) -> bool {
 
 /// Decides what a reader gets next. Pure; exhaustively tested.
 ///
-/// `tcp` was read before `lane`, `lane` before `prod`; `cons` belongs to the caller, who holds the receive lock (or only wants to
-/// know, as poll does).
+/// The order in which the three were read matters: first `tcp`, then `prod`, then `lane`. Were `lane` read before `prod`, a sender
+/// that leaves, sends over TCP, and begins anew in between would have its new ring bytes taken for those of the old segment.
+/// `cons` belongs to the caller, who holds the receive lock (or only wants to know, as poll does).
 pub fn next(tcp: TcpView, lane: Snapshot, prod: u64, cons: u64) -> Next {
     let queued = if before(tcp.copied, tcp.received) { tcp.received.wrapping_sub(tcp.copied) } else { 0 };
     let (border, end) = match lane {

@@ -16,6 +16,7 @@ pub const WAYS: usize = 8;
 #[derive(Clone, Copy, Debug)]
 pub struct Offer {
     facts: Facts,
+    handle: u64,
     expires: u64,
 }
 
@@ -29,25 +30,25 @@ impl Set {
     /// A set without offers.
     pub const EMPTY: Set = Set { ways: [None; WAYS] };
 
-    /// Puts an offer up until `expires`. A stale slot is as good as an empty one.
+    /// Puts an offer up until `expires`; `handle` is what [`Set::take`] returns for it. A stale slot is as good as an empty one.
     ///
     /// # Errors
     ///
     /// [`Refusal::TableFull`] when every way holds a fresh offer.
-    pub fn put(&mut self, facts: Facts, now: u64, expires: u64) -> Result<(), Refusal> {
+    pub fn put(&mut self, facts: Facts, handle: u64, now: u64, expires: u64) -> Result<(), Refusal> {
         let free = self.ways.iter_mut().find(|w| w.is_none_or(|o| o.expires <= now));
         let way = free.ok_or(Refusal::TableFull)?;
-        *way = Some(Offer { facts, expires });
+        *way = Some(Offer { facts, handle, expires });
         Ok(())
     }
 
-    /// Finds the offer that `facts` completes and takes it out: an offer serves once.
+    /// Finds the offer that `facts` completes and takes it out, returning its handle: an offer serves once.
     ///
     /// # Errors
     ///
     /// [`Refusal::NoOffer`] when none has these sequence numbers, [`Refusal::Ambiguous`] when several could be meant (none is
     /// taken), otherwise what [`pairing::judge`] says of the one that has them.
-    pub fn take(&mut self, facts: &Facts, now: u64) -> Result<Facts, Refusal> {
+    pub fn take(&mut self, facts: &Facts, now: u64) -> Result<u64, Refusal> {
         let mut verdict = Err(Refusal::NoOffer);
         let mut found = None;
         for way in &mut self.ways {
@@ -62,14 +63,14 @@ impl Set {
             }
         }
         match found.and_then(Option::take) {
-            Some(offer) => Ok(offer.facts),
+            Some(offer) => Ok(offer.handle),
             None => verdict,
         }
     }
 
-    /// Takes back the offer of socket `id`, fresh or stale; `false` when there is none (any more).
-    pub fn withdraw(&mut self, id: u64) -> bool {
-        let mine = self.ways.iter_mut().find(|w| w.is_some_and(|o| o.facts.id == id));
+    /// Takes back the offer with this handle, fresh or stale; `false` when there is none (any more).
+    pub fn withdraw(&mut self, handle: u64) -> bool {
+        let mine = self.ways.iter_mut().find(|w| w.is_some_and(|o| o.handle == handle));
         mine.and_then(Option::take).is_some()
     }
 }
@@ -86,8 +87,8 @@ mod tests {
     #[test]
     fn an_offer_serves_once() {
         let mut set = Set::EMPTY;
-        set.put(end(1, 10, 20), 0, 5).unwrap();
-        assert_eq!(set.take(&end(2, 20, 10), 1).unwrap().id, 1);
+        set.put(end(1, 10, 20), 1, 0, 5).unwrap();
+        assert_eq!(set.take(&end(2, 20, 10), 1).unwrap(), 1);
         assert_eq!(set.take(&end(3, 20, 10), 1), Err(Refusal::NoOffer));
     }
 
@@ -95,19 +96,19 @@ mod tests {
     fn a_stale_offer_is_not_served_and_makes_room() {
         let mut set = Set::EMPTY;
         for i in 0..WAYS as u64 {
-            set.put(end(i, 10, 20), 0, 5).unwrap();
+            set.put(end(i, 10, 20), i, 0, 5).unwrap();
         }
-        assert_eq!(set.put(end(99, 10, 20), 4, 9), Err(Refusal::TableFull));
+        assert_eq!(set.put(end(99, 10, 20), 99, 4, 9), Err(Refusal::TableFull));
         assert_eq!(set.take(&end(100, 20, 10), 5), Err(Refusal::NoOffer));
-        set.put(end(99, 10, 20), 5, 9).unwrap();
-        assert_eq!(set.take(&end(100, 20, 10), 6).unwrap().id, 99);
+        set.put(end(99, 10, 20), 99, 5, 9).unwrap();
+        assert_eq!(set.take(&end(100, 20, 10), 6).unwrap(), 99);
     }
 
     #[test]
     fn ambiguity_pairs_nobody() {
         let mut set = Set::EMPTY;
-        set.put(end(1, 10, 20), 0, 5).unwrap();
-        set.put(end(2, 10, 20), 0, 5).unwrap();
+        set.put(end(1, 10, 20), 1, 0, 5).unwrap();
+        set.put(end(2, 10, 20), 2, 0, 5).unwrap();
         assert_eq!(set.take(&end(3, 20, 10), 1), Err(Refusal::Ambiguous));
         assert!(set.withdraw(1) && set.withdraw(2), "both offers are still there");
     }
@@ -119,9 +120,9 @@ mod tests {
             let mut set = Set::EMPTY;
             let forged = Facts { txhash: 0xdead, ..end(66, 10, 20) };
             let (first, second) = if forged_first { (forged, end(1, 10, 20)) } else { (end(1, 10, 20), forged) };
-            set.put(first, 0, 5).unwrap();
-            set.put(second, 0, 5).unwrap();
-            assert_eq!(set.take(&end(2, 20, 10), 1).unwrap().id, 1);
+            set.put(first, first.id, 0, 5).unwrap();
+            set.put(second, second.id, 0, 5).unwrap();
+            assert_eq!(set.take(&end(2, 20, 10), 1).unwrap(), 1);
             assert_eq!(set.take(&end(3, 20, 10), 1), Err(Refusal::Witness));
         }
     }
@@ -129,7 +130,7 @@ mod tests {
     #[test]
     fn withdrawing_is_idempotent() {
         let mut set = Set::EMPTY;
-        set.put(end(1, 10, 20), 0, 5).unwrap();
+        set.put(end(1, 10, 20), 1, 0, 5).unwrap();
         assert!(set.withdraw(1));
         assert!(!set.withdraw(1));
         assert_eq!(set.take(&end(2, 20, 10), 1), Err(Refusal::NoOffer));

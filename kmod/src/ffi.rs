@@ -55,16 +55,24 @@ pub(crate) const TX_STATE: u32 = 1 << 2;
 pub(crate) const TX_TCP_ONLY: u32 = 1 << 3;
 #[allow(dead_code)] // any flag keeps a lane from starting
 pub(crate) const TX_PENDING: u32 = 1 << 4;
+#[allow(dead_code)] // as above
+pub(crate) const TX_UNACKED: u32 = 1 << 5;
 
 #[allow(dead_code)] // any flag is an end
 pub(crate) const RX_ERR: u32 = 1 << 0;
 pub(crate) const RX_DONE: u32 = 1 << 1;
+#[allow(dead_code)] // as above
 pub(crate) const RX_SHUT: u32 = 1 << 2;
 #[allow(dead_code)] // as above
 pub(crate) const RX_CLOSE: u32 = 1 << 3;
 
 pub(crate) const EXTRA_INQ: u32 = 1 << 0;
 pub(crate) const EXTRA_PEEK_OFF: u32 = 1 << 1;
+
+pub(crate) const RX_URGENT: u32 = 1 << 4;
+
+pub(crate) const NEED_NOTHING: c_uint = 0;
+pub(crate) const NEED_TCP_FOR_GOOD: c_uint = 2;
 
 pub(crate) const MSG_OOB: c_int = 0x1;
 pub(crate) const MSG_PEEK: c_int = 0x2;
@@ -90,9 +98,12 @@ pub(crate) const EOPNOTSUPP: c_int = 95;
 unsafe extern "C" {
     /// Fills in what is known of the socket. Within the sock_ops program; does not sleep.
     pub(crate) fn ts_facts(ctx: *const SockOps, facts: *mut Facts);
-    pub(crate) fn ts_tx_view(sk: *const Sock) -> u64;
+    pub(crate) fn ts_tx_view(sk: *const Sock, peer: *const AtomicPtr<Sock>) -> u64;
     pub(crate) fn ts_rx_view(sk: *const Sock, view: *mut RxView);
     pub(crate) fn ts_tcp_inq(sk: *mut Sock) -> c_int;
+    /// 0, a negative errno, or -EAGAIN if there is no end after all. Takes the socket's lock; sleeps.
+    pub(crate) fn ts_rx_end(sk: *mut Sock) -> c_int;
+    pub(crate) fn ts_disconnects(sk: *const Sock) -> u32;
 
     /// Zeroed, or null. Takes a module reference. Any context.
     pub(crate) fn ts_endpoint_alloc() -> *mut c_void;
@@ -158,6 +169,8 @@ unsafe extern "C" {
     /// A negative errno.
     pub(crate) fn ts_intr_errno(timeout: c_long) -> c_int;
     pub(crate) fn ts_set_nospace(sk: *mut Sock);
+    /// The errno to return; raises SIGPIPE where due.
+    pub(crate) fn ts_stream_error(sk: *mut Sock, flags: c_int, err: c_int) -> c_int;
     pub(crate) fn ts_wake_writers(sk: *mut Sock);
     /// After a publication. The slot is null or holds a socket that lives until a grace period after it was cleared.
     pub(crate) fn ts_notify_readable(slot: *const AtomicPtr<Sock>);

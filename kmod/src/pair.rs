@@ -35,6 +35,8 @@ pub(crate) struct Tx {
     pub(crate) cons: u64,
     /// `write_seq` at the border, while the ring is in use.
     pub(crate) border: u32,
+    /// Urgent data was sent: the lane stays with TCP, whose mark has a place in TCP's stream only.
+    pub(crate) tcp_for_good: bool,
 }
 
 /// What the receiver knows; behind the lane's receive lock.
@@ -97,7 +99,7 @@ impl Lane {
             ring_kbytes: AtomicU32::new(ring_kbytes),
             busy_poll_us: AtomicU32::new(busy_poll_us),
             turn: AtomicBool::new(false),
-            tx: UnsafeCell::new(Tx { prod: 0, cons: 0, border: 0 }),
+            tx: UnsafeCell::new(Tx { prod: 0, cons: 0, border: 0, tcp_for_good: false }),
             rx: UnsafeCell::new(Rx { cons: 0, settled: None }),
         }
     }

@@ -128,7 +128,7 @@ fn admit(seen: &Seen, mut mine: Endpoint) -> Result<(), Refusal> {
     let peer_hash = (seen.has_peer_hash != 0).then_some(seen.peer_hash);
     pairing::screen(seen.obstacles, peer_hash)?;
     let facts = Facts {
-        id: 0,
+        id: seen.sk.expose_provenance() as u64,
         write_seq: seen.write_seq,
         rcv_nxt: seen.rcv_nxt,
         txhash: seen.txhash,
@@ -158,7 +158,8 @@ fn endpoint(mine: Endpoint) -> Result<*mut c_void, Refusal> {
     Ok(ep)
 }
 
-fn id(ep: *mut c_void) -> u64 {
+/// An endpoint's handle in the table.
+fn handle(ep: *mut c_void) -> u64 {
     ep.expose_provenance() as u64
 }
 
@@ -166,13 +167,12 @@ fn id(ep: *mut c_void) -> u64 {
 fn offer(seen: &Seen, facts: Facts, mine: Endpoint) -> Result<(), Refusal> {
     let place = mine.key;
     let ep = endpoint(mine)?;
-    let facts = Facts { id: id(ep), ..facts };
     // SAFETY: no requirements.
     let now = unsafe { ffi::ts_clock_us() };
     // SAFETY: locked, within the program; `screen` saw both slots empty. An offer that finds no room leaves a socket that works
     // as base does: its endpoint has no link and never will.
     unsafe { ffi::ts_install(seen.sk, ep) };
-    with_set(place, |set| set.put(facts, now, now.wrapping_add(LIFETIME)))?;
+    with_set(place, |set| set.put(facts, handle(ep), now, now.wrapping_add(LIFETIME)))?;
     Counter::OffersMade.add(1);
     Ok(())
 }
@@ -184,12 +184,11 @@ fn join(seen: &Seen, facts: Facts, mine: Endpoint) -> Result<(), Refusal> {
     // SAFETY: any context.
     let pair = NonNull::new(unsafe { ffi::ts_pair_alloc() }).ok_or(Refusal::NoMemory)?.cast::<Pair>();
     // The endpoint is made when the offer is found: most calls at accepting ends of remote connections find none.
-    let facts = Facts { id: seen.sk.expose_provenance() as u64, ..facts };
     // SAFETY: no requirements.
     let now = unsafe { ffi::ts_clock_us() };
     let joined = with_set(place, |set| {
         let theirs = set.take(&facts, now)?;
-        let other = ptr::with_exposed_provenance_mut::<c_void>(theirs.id as usize);
+        let other = ptr::with_exposed_provenance_mut::<c_void>(theirs as usize);
         let ep = endpoint(Endpoint { linked: Pair::link(pair, Side::Passive), ..mine })?;
         // SAFETY: its offer was in the table, so the endpoint and its socket are alive and stay so under this lock; nobody
         // else touches the body while it is offered.
@@ -223,7 +222,7 @@ pub(crate) extern "C" fn tcp_splice_withdraw(ep: *mut c_void) -> bool {
     // SAFETY: the caller's endpoint is alive; `key` was written before it was known to anyone.
     let place = unsafe { (*ep.cast::<Endpoint>()).key };
     with_set(place, |set| {
-        set.withdraw(id(ep));
+        set.withdraw(handle(ep));
         // SAFETY: alive.
         unsafe { ffi::ts_endpoint_link(ep) == 0 && (*ep.cast::<Endpoint>()).linked == 0 }
     })

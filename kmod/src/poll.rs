@@ -5,6 +5,7 @@ use crate::ffi::{self, Sock};
 use crate::pair::Link;
 use crate::recv::Look;
 use core::ffi::{c_int, c_ulong};
+use core::sync::atomic::Ordering;
 use tcp_splice_core::cursors;
 use tcp_splice_core::handoff;
 
@@ -25,11 +26,11 @@ extern "C" fn tcp_splice_readable(link: c_ulong, sk: *mut Sock) -> bool {
     let there = ring.saturating_add(u64::try_from(queued).unwrap_or(0));
     // A mark that the ring cannot reach would never be reached: then a ring that is not writeable any more is enough.
     there >= u64::try_from(target).unwrap_or(1)
-        || look.tcp.flags != 0
-        || lane.ring().is_some_and(|r| !cursors::writeable(r.capacity(), look.prod.wrapping_sub(cons)))
+        || look.ended()
+        || lane.ring().is_some_and(|r| !cursors::writeable(r.capacity(), look.prod.saturating_sub(cons)))
 }
 
-/// EPOLLOUT and base's own waiting for space (`sk_stream_memory_free()`).
+/// EPOLLOUT (`__sk_stream_is_writeable(sk, 1)`).
 #[unsafe(no_mangle)]
 extern "C" fn tcp_splice_writeable(link: c_ulong, sk: *const Sock, wake: c_int) -> bool {
     // SAFETY: a callback of this socket is running, or the other end wakes it inside an RCU read-side section.
@@ -43,10 +44,11 @@ extern "C" fn tcp_splice_writeable(link: c_ulong, sk: *const Sock, wake: c_int) 
         return true;
     }
     let used = |cons: u64| prod.bytes.saturating_sub(cons);
-    if wake == 0 {
-        return used(lane.cursors.cons()) < ring.capacity();
+    // A message is half written: whoever gives its turn back wakes us.
+    if lane.turn.load(Ordering::Acquire) {
+        return false;
     }
-    // Asked by a poller or about to wake one: if the answer is no, the receiver must know that somebody waits.
+    // If the answer is no, the receiver must know that somebody waits.
     cursors::writeable(ring.capacity(), used(lane.cursors.cons()))
         || cursors::writeable(ring.capacity(), used(lane.cursors.want_space()))
 }
@@ -59,6 +61,17 @@ pub(crate) fn inq(link: Link<'_>, sk: *mut Sock) -> c_int {
     let queued = u32::try_from(unsafe { ffi::ts_tcp_inq(sk) }).unwrap_or(0);
     let there = handoff::readable(look.view(), queued, look.lane, look.prod, lane.cursors.cons());
     c_int::try_from(there).unwrap_or(c_int::MAX)
+}
+
+/// Unread ring bytes that no missing TCP byte comes before.
+#[unsafe(no_mangle)]
+extern "C" fn tcp_splice_ring_readable(link: c_ulong, sk: *mut Sock) -> u32 {
+    // SAFETY: a call of this socket is running.
+    let Some(link) = (unsafe { Link::from_word(link) }) else { return 0 };
+    let lane = link.inbound();
+    let look = Look::at(sk, lane);
+    let bytes = handoff::ring_readable(look.view(), look.lane, look.prod, lane.cursors.cons());
+    bytes.min(c_int::MAX as u64) as u32
 }
 
 /// FIONREAD behind its C face.

@@ -20,7 +20,7 @@ use tcp_splice_core::handoff::{self, Next, Snapshot, TcpView};
 /// Looks at `prod` between two looks at the clock while spinning.
 const SPINS: u32 = 32;
 
-/// Everything a reader decides from, taken in the order that [`handoff::next`] asks for.
+/// Everything a reader decides from, taken in the order that [`handoff::next`] asks for: TCP, prod, lane.
 #[derive(Clone, Copy, PartialEq, Eq)]
 pub(crate) struct Look {
     pub(crate) tcp: RxView,
@@ -37,8 +37,8 @@ impl Look {
             ffi::ts_rx_view(sk, tcp.as_mut_ptr());
             tcp.assume_init()
         };
-        let snapshot = lane.handoff.snapshot();
-        Look { tcp, lane: snapshot, prod: lane.cursors.prod().bytes }
+        let prod = lane.cursors.prod().bytes;
+        Look { tcp, lane: lane.handoff.snapshot(), prod }
     }
 
     pub(crate) fn view(&self) -> TcpView {
@@ -49,9 +49,20 @@ impl Look {
         handoff::next(self.view(), self.lane, self.prod, cons)
     }
 
+    /// Bytes in TCP's queue, a FIN counting as one.
+    fn queued(&self) -> u32 {
+        let TcpView { copied, received } = self.view();
+        if handoff::before(copied, received) { received.wrapping_sub(copied) } else { 0 }
+    }
+
     /// TCP has come to an end of some kind.
-    fn ended(&self) -> bool {
-        self.tcp.flags != 0
+    pub(crate) fn ended(&self) -> bool {
+        self.tcp.flags & !ffi::RX_URGENT != 0
+    }
+
+    /// The next TCP byte is urgent: a call that has bytes stops before it (tcp_recvmsg_locked()).
+    fn at_mark(&self) -> bool {
+        self.tcp.flags & ffi::RX_URGENT != 0
     }
 }
 
@@ -74,16 +85,6 @@ enum Stop {
     Done,
     /// With what it has, else with this result.
     Result(c_int),
-}
-
-/// How waiting ended.
-enum Waited {
-    /// Something came while spinning.
-    Bytes,
-    /// Perhaps something came; this many jiffies of the timeout are left.
-    Slept(c_long),
-    /// connect(AF_UNSPEC) by another thread.
-    Disconnected,
 }
 
 /// recvmsg() of a paired socket. Process context, no locks held.
@@ -110,15 +111,17 @@ impl<'a> Recv<'a> {
             };
             let left = *timeout.get_or_insert_with(|| self.timeout());
             if let Some(error) = Self::must_not_wait(left) {
+                if self.is(ffi::MSG_PEEK) {
+                    self.peek_what_there_is(&rx);
+                }
                 break error;
             }
             drop(rx);
-            let waited = self.wait(&look, left);
+            timeout = Some(self.wait(&look, left));
             rx = self.link.lock_rx();
-            match waited {
-                Waited::Bytes => {}
-                Waited::Slept(left) => timeout = Some(left),
-                Waited::Disconnected => break -EPIPE,
+            // SAFETY: the caller's own socket.
+            if unsafe { ffi::ts_disconnects(self.sk) } != look.tcp.disconnects {
+                break -EPIPE;
             }
         };
         let extras = if result >= 0 || self.copied > 0 { self.extras(&rx) } else { 0 };
@@ -176,14 +179,17 @@ impl<'a> Recv<'a> {
                     }
                     continue;
                 }
+                Next::Tcp(_) if self.copied > 0 && look.at_mark() => return Err(Stop::Done),
                 Next::Tcp(bytes) if self.take_tcp(bytes)? => {
                     if self.rest() == 0 {
                         return Err(Stop::Done);
                     }
                     continue;
                 }
-                // Base found nothing after all (urgent data, say), or there is nothing.
-                Next::Tcp(_) | Next::Await => {}
+                // Base would not give them: it stops at an urgent mark when a signal is pending. The caller looks at signals.
+                Next::Tcp(_) if self.copied == 0 => return Ok(look),
+                Next::Tcp(_) => return Err(Stop::Done),
+                Next::Await => {}
             }
             if self.copied > 0 && (look.ended() || self.copied >= self.target()) {
                 return Err(Stop::Done);
@@ -191,17 +197,15 @@ impl<'a> Recv<'a> {
             if !look.ended() {
                 return Ok(look);
             }
-            self.end(&look)?;
+            self.end()?;
         }
     }
 
     /// The quick way: while one use of the ring lasts and TCP's bytes before it are read, only the ring counts.
     fn take_settled(&mut self, rx: &mut Rx) -> Result<(), Stop> {
-        if rx.settled.is_none() || rx.settled != self.lane.handoff.use_of_ring() {
-            return Ok(());
-        }
+        // `prod` before the lane, as in `Look`.
         let bytes = self.lane.cursors.prod().bytes.saturating_sub(rx.cons);
-        if bytes == 0 {
+        if bytes == 0 || rx.settled.is_none() || rx.settled != self.lane.handoff.use_of_ring() {
             return Ok(());
         }
         self.take_ring(rx, bytes)?;
@@ -258,54 +262,92 @@ impl<'a> Recv<'a> {
     }
 
     /// Nothing is left and TCP has ended: what does it say? `Ok` if it changed its mind (another thread fetched the error).
-    fn end(&mut self, look: &Look) -> Result<(), Stop> {
-        if look.tcp.flags == ffi::RX_SHUT {
-            // Our own shutdown(SHUT_RD): the end for now, though more may come (tcp_recvmsg_locked()).
-            return Err(Stop::Done);
-        }
-        // The end was seen before TCP's queue, and nothing is queued after an end: base can only report it.
-        // SAFETY: as in `take_tcp`.
-        match unsafe { ffi::ts_base_recvmsg_nowait(self.sk, self.msg, self.rest(), self.flags) } {
+    fn end(&mut self) -> Result<(), Stop> {
+        // SAFETY: the caller's own socket; no lock that comes after the socket's is held.
+        match unsafe { ffi::ts_rx_end(self.sk) } {
             error if error == -EAGAIN => Ok(()),
-            got if got > 0 => {
-                self.copied = self.copied.wrapping_add(got as usize);
-                Err(Stop::Done)
-            }
             result => Err(Stop::Result(result)),
         }
     }
 
-    /// MSG_PEEK: as `take`, but nothing is given back. Bytes below a border are base's to peek at; a peek does not cross it.
-    fn peek(&mut self, rx: &mut Rx) -> Result<Look, Stop> {
+    /// MSG_PEEK: as `take`, but nothing is given back.
+    fn peek(&mut self, rx: &Rx) -> Result<Look, Stop> {
         loop {
             let look = Look::at(self.sk, self.lane);
-            // SAFETY: the caller's own socket.
-            let skip = u64::try_from(unsafe { ffi::ts_peek_off(self.sk) }).unwrap_or(0);
-            let first = match look.next(rx.cons) {
-                Next::Tcp(bytes) => u64::from(bytes),
-                _ => 0,
-            };
-            if skip < first {
-                let left = first.wrapping_sub(skip).min(u64::from(u32::MAX)) as u32;
-                return if self.take_tcp(left)? { Err(Stop::Done) } else { Ok(look) };
+            let there = self.peekable(&look, rx);
+            if there > 0 && (there >= self.peek_target(there) || look.ended()) {
+                return match self.peek_at(&look, rx) {
+                    // As in `take`: base would not give them.
+                    Stop::Done if self.copied == 0 && self.rest() > 0 => Ok(look),
+                    stop => Err(stop),
+                };
             }
-            let skip = skip.wrapping_sub(first);
-            let there = handoff::ring_readable(look.view(), look.lane, look.prod, rx.cons).saturating_sub(skip);
-            if there > 0 && (there >= self.peek_target(skip) || look.ended() || self.is(ffi::MSG_DONTWAIT)) {
-                return Err(self.peek_ring(rx.cons.wrapping_add(skip), there));
+            if there > 0 || !look.ended() {
+                return Ok(look);
             }
-            if there == 0 && look.ended() {
-                self.end(&look)?;
-                continue;
-            }
-            return Ok(look);
+            // A FIN in TCP's queue is base's to find, and counts as an end.
+            self.end()?;
         }
     }
 
-    /// As `target`, but no more than the ring can hold.
-    fn peek_target(&self, skip: u64) -> u64 {
-        let capacity = self.lane.ring().map_or(0, Ring::capacity);
-        (self.target() as u64).min(capacity.saturating_sub(skip)).max(1)
+    /// The call may not wait for more: it takes what there is.
+    fn peek_what_there_is(&mut self, rx: &Rx) {
+        let look = Look::at(self.sk, self.lane);
+        if self.peekable(&look, rx) > 0 {
+            // A fault leaves nothing copied, and then the caller's error stands.
+            self.peek_at(&look, rx);
+        }
+    }
+
+    /// SO_PEEK_OFF, 0 when it is off.
+    fn peek_skip(&self) -> u64 {
+        // SAFETY: the caller's own socket.
+        u64::try_from(unsafe { ffi::ts_peek_off(self.sk) }).unwrap_or(0)
+    }
+
+    /// Bytes that a peek could show: TCP's first, the ring's after them, and behind a ring segment that has ended TCP's again.
+    fn peekable(&self, look: &Look, rx: &Rx) -> u64 {
+        let fin = u64::from(look.tcp.flags & ffi::RX_DONE != 0);
+        let ring = handoff::ring_readable(look.view(), look.lane, look.prod, rx.cons);
+        let queued = u64::from(look.queued()).saturating_sub(fin);
+        queued.saturating_add(ring).saturating_sub(self.peek_skip())
+    }
+
+    /// As `target`, but no more than the ring can hold beyond what is there already.
+    fn peek_target(&self, there: u64) -> u64 {
+        let full = self.lane.ring().is_some_and(|r| there >= r.capacity());
+        if full { there } else { self.target() as u64 }
+    }
+
+    /// Copies what `look` shows, segment by segment.
+    fn peek_at(&mut self, look: &Look, rx: &Rx) -> Stop {
+        let ring = handoff::ring_readable(look.view(), look.lane, look.prod, rx.cons);
+        let first = match look.next(rx.cons) {
+            Next::Tcp(bytes) => bytes,
+            _ => 0,
+        };
+        let skip = self.peek_skip();
+        if skip < u64::from(first) {
+            let left = u64::from(first).wrapping_sub(skip) as u32;
+            match self.take_tcp(left) {
+                Ok(_) if self.copied < left as usize => return Stop::Done,
+                Ok(_) => {}
+                Err(stop) => return stop,
+            }
+        }
+        let skip = skip.saturating_sub(u64::from(first));
+        if skip < ring {
+            if let Stop::Result(error) = self.peek_ring(rx.cons.wrapping_add(skip), ring.wrapping_sub(skip)) {
+                return Stop::Result(error);
+            }
+        }
+        // TCP's bytes behind the ring's begin at copied_seq, where base peeks from, unless some before the ring are unread.
+        if first == 0 && skip <= ring && self.rest() > 0 && look.queued() > 0 && ring > 0 {
+            if let Err(Stop::Result(error)) = self.take_tcp(look.queued()) {
+                return Stop::Result(error);
+            }
+        }
+        Stop::Done
     }
 
     fn peek_ring(&mut self, mut pos: u64, mut bytes: u64) -> Stop {
@@ -324,10 +366,10 @@ impl<'a> Recv<'a> {
         Stop::Done
     }
 
-    /// Spins, then sleeps, until something differs from `look`. No lane lock held.
-    fn wait(&self, look: &Look, timeout: c_long) -> Waited {
+    /// Spins, then sleeps, until something differs from `look`. No lane lock held. Returns the jiffies left.
+    fn wait(&self, look: &Look, timeout: c_long) -> c_long {
         if self.spin(look) {
-            return Waited::Bytes;
+            return timeout;
         }
         let mut wait = Wait([0; 8]);
         let mut left = timeout;
@@ -340,11 +382,7 @@ impl<'a> Recv<'a> {
             }
             ffi::ts_wait_end(self.sk, &mut wait);
         }
-        if Look::at(self.sk, self.lane).tcp.disconnects == look.tcp.disconnects {
-            Waited::Slept(left)
-        } else {
-            Waited::Disconnected
-        }
+        left
     }
 
     /// Busy polls within the connection's budget; `true` if something came.
@@ -384,12 +422,12 @@ impl<'a> Recv<'a> {
         extras
     }
 
-    /// TCP_INQ and msg_get_inq: what is left, 1 at the end of the stream (tcp_inq_hint()).
+    /// TCP_INQ and msg_get_inq: what is left, a FIN counting as one, 1 at the end of the stream (tcp_inq_hint()).
     fn report_inq(&self) {
-        let inq = match crate::poll::inq(self.link, self.sk) {
-            0 if Look::at(self.sk, self.lane).tcp.flags & ffi::RX_DONE != 0 => 1,
-            inq => inq,
-        };
+        let look = Look::at(self.sk, self.lane);
+        let ring = handoff::ring_readable(look.view(), look.lane, look.prod, self.lane.cursors.cons());
+        let left = c_int::try_from(ring.saturating_add(u64::from(look.queued()))).unwrap_or(c_int::MAX);
+        let inq = if left == 0 && look.tcp.flags & ffi::RX_DONE != 0 { 1 } else { left };
         // SAFETY: the caller's own socket and message.
         unsafe { ffi::ts_put_inq(self.sk, self.msg, inq) };
     }

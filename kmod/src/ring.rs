@@ -28,17 +28,25 @@ pub(crate) struct Ring {
 
 /// What became of copying.
 pub(crate) enum Copied {
-    /// This many bytes, more than none.
+    /// All of a piece: this many bytes, more than none.
     Bytes(usize),
-    /// None: the user's memory is not accessible.
+    /// None: the user's memory is not accessible. As in TCP, a piece is copied whole or not at all.
     Fault,
     /// None: no memory for the ring.
     NoMemory,
 }
 
 impl Copied {
-    fn from_bytes(bytes: usize) -> Self {
-        if bytes == 0 { Copied::Fault } else { Copied::Bytes(bytes) }
+    /// # Safety
+    ///
+    /// `msg` is a live message out of whose iterator `got` bytes were just taken.
+    unsafe fn whole(got: usize, len: usize, msg: *mut Msg) -> Self {
+        if got == len && len > 0 {
+            return Copied::Bytes(len);
+        }
+        // SAFETY: by the caller.
+        unsafe { ffi::ts_iov_iter_revert(msg, got) };
+        Copied::Fault
     }
 }
 
@@ -118,7 +126,7 @@ impl Ring {
         let Span { chunk, offset, len } = self.geometry.span(prod, want);
         let Some(chunk) = self.chunk_or_alloc(chunk) else { return Copied::NoMemory };
         // SAFETY: the span lies within the chunk; readers do not look at free positions.
-        Copied::from_bytes(unsafe { ffi::ts_copy_from_iter(chunk.as_ptr().add(offset), len, msg) })
+        unsafe { Copied::whole(ffi::ts_copy_from_iter(chunk.as_ptr().add(offset), len, msg), len, msg) }
     }
 
     /// Copies at most `want` bytes from position `pos` to `msg`, up to the chunk's end; to nowhere if `msg` is null. Sleeps.
@@ -132,9 +140,9 @@ impl Ring {
             return Copied::Fault;
         };
         if msg.is_null() {
-            return Copied::from_bytes(len);
+            return Copied::Bytes(len);
         }
         // SAFETY: the span lies within the chunk; the sender does not write to published positions.
-        Copied::from_bytes(unsafe { ffi::ts_copy_to_iter(chunk.as_ptr().add(offset), len, msg) })
+        unsafe { Copied::whole(ffi::ts_copy_to_iter(chunk.as_ptr().add(offset), len, msg), len, msg) }
     }
 }

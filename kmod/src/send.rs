@@ -7,11 +7,11 @@
 //! slot, socket and wait queue are read and seldom change; `cons` is read only when the remembered one leaves no room. Three calls
 //! through pointers: none of ours. Nothing is allocated once the chunk exists.
 
-use crate::ffi::{self, EAGAIN, EFAULT, Msg, Sock, Wait};
+use crate::ffi::{self, EAGAIN, EFAULT, EPIPE, Msg, Sock, Wait};
 use crate::pair::{Guard, Lane, Link, PIECE, Side, Tx};
 use crate::ring::{Copied, Ring};
 use crate::stats::Counter;
-use core::ffi::{c_int, c_long, c_ulong};
+use core::ffi::{c_int, c_long, c_uint, c_ulong};
 use core::sync::atomic::Ordering;
 use tcp_splice_core::cursors::{self, Closed};
 use tcp_splice_core::handoff;
@@ -23,9 +23,9 @@ struct View {
 }
 
 impl View {
-    fn of(sk: *const Sock) -> Self {
-        // SAFETY: the caller's own socket.
-        let word = unsafe { ffi::ts_tx_view(sk) };
+    fn of(sk: *const Sock, link: Link<'_>) -> Self {
+        // SAFETY: the caller's own socket, and a slot of its pair.
+        let word = unsafe { ffi::ts_tx_view(sk, link.peer_slot()) };
         View { flags: word.wrapping_shr(32) as u32, write_seq: word as u32 }
     }
 
@@ -44,6 +44,9 @@ struct Send<'a> {
     sk: *mut Sock,
     msg: *mut Msg,
     size: usize,
+    flags: c_int,
+    /// `sk_disconnects` when the call began: the message belongs to that connection.
+    disconnects: u32,
     copied: usize,
     /// Jiffies left; 0: do not wait.
     timeout: c_long,
@@ -72,8 +75,8 @@ extern "C" fn tcp_splice_sendmsg(
     sk: *mut Sock,
     msg: *mut Msg,
     size: usize,
-    nonblock: bool,
-    tcp_only: bool,
+    flags: c_int,
+    need: c_uint,
 ) -> c_int {
     // SAFETY: a call of this socket is running.
     let link = unsafe { Link::from_word(link) };
@@ -82,14 +85,16 @@ extern "C" fn tcp_splice_sendmsg(
         return unsafe { ffi::ts_base_sendmsg(sk, msg, size) };
     };
     // SAFETY: the caller's own socket.
-    let timeout = if nonblock { 0 } else { unsafe { ffi::ts_sndtimeo(sk) } };
-    Send { link, lane: link.outbound(), sk, msg, size, copied: 0, timeout, has_turn: false }.run(tcp_only)
+    let (timeout, disconnects) = unsafe { (ffi::ts_sndtimeo(sk), ffi::ts_disconnects(sk)) };
+    let timeout = if flags & ffi::MSG_DONTWAIT != 0 { 0 } else { timeout };
+    Send { link, lane: link.outbound(), sk, msg, size, flags, disconnects, copied: 0, timeout, has_turn: false }.run(need)
 }
 
 impl<'a> Send<'a> {
-    fn run(mut self, tcp_only: bool) -> c_int {
+    fn run(mut self, need: c_uint) -> c_int {
         let mut tx = self.link.lock_tx();
-        if tcp_only {
+        if need != ffi::NEED_NOTHING {
+            tx.tcp_for_good |= need == ffi::NEED_TCP_FOR_GOOD;
             self.lane.leave(&mut tx);
             drop(tx);
             return self.over_tcp();
@@ -141,6 +146,12 @@ impl<'a> Send<'a> {
 
     /// The rest of the message by base sendmsg, with no lane lock held.
     fn over_tcp(&mut self) -> c_int {
+        // SAFETY: the caller's own socket.
+        if unsafe { ffi::ts_disconnects(self.sk) } != self.disconnects {
+            // SAFETY: as above.
+            let error = unsafe { ffi::ts_stream_error(self.sk, self.flags, -EPIPE) };
+            return self.result(error);
+        }
         let rest = self.size.wrapping_sub(self.copied);
         // SAFETY: as the kernel would have called it; the iterator stands at the rest.
         let sent = unsafe { ffi::ts_base_sendmsg(self.sk, self.msg, rest) };
@@ -156,7 +167,7 @@ impl<'a> Send<'a> {
         if !self.lane.handoff.in_ring() && !self.start(tx) {
             return Step::Tcp;
         }
-        let view = View::of(self.sk);
+        let view = View::of(self.sk, self.link);
         if view.any(ENDED) {
             return Step::Ended;
         }
@@ -207,9 +218,10 @@ impl<'a> Send<'a> {
             unsafe { ffi::ts_iov_iter_revert(self.msg, bytes) };
             return match closed {
                 Closed::Tx => Step::Ended,
+                // Base will be answered with a reset; a call that has sent something reports that first.
                 Closed::Rx => {
                     self.lane.leave(tx);
-                    Step::Tcp
+                    if self.copied > 0 { Step::Ended } else { Step::Tcp }
                 }
             };
         }
@@ -227,7 +239,7 @@ impl<'a> Send<'a> {
         if prod.tx_closed || prod.rx_closed || self.link.peer_slot().load(Ordering::Relaxed).is_null() {
             return false;
         }
-        if View::of(self.sk).flags != 0 || !handoff::may_start(lane.handoff.snapshot(), lane.cursors.cons()) {
+        if tx.tcp_for_good || View::of(self.sk, self.link).flags != 0 || !handoff::may_start(lane.handoff.snapshot(), lane.cursors.cons()) {
             return false;
         }
         if lane.ring_or_alloc(tx).is_none() {
@@ -235,7 +247,7 @@ impl<'a> Send<'a> {
         }
         // SAFETY: process context; lane lock before socket lock.
         unsafe { ffi::ts_lock_sock(self.sk) };
-        let view = View::of(self.sk);
+        let view = View::of(self.sk, self.link);
         // With the lock held and no base sender asleep inside, nobody is halfway through a message: write_seq is a border.
         let quiet = view.flags == 0;
         if quiet {
@@ -268,7 +280,9 @@ impl<'a> Send<'a> {
             let errno = unsafe { ffi::ts_intr_errno(self.timeout) };
             return Err(self.finish(tx, errno));
         }
-        if !self.lane.turn.load(Ordering::Acquire) {
+        // A message that fits the ring is not torn: while it waits half written, others wait too.
+        let fits = self.lane.ring().is_some_and(|ring| self.size as u64 <= ring.capacity());
+        if fits && self.copied > 0 && !self.lane.turn.load(Ordering::Acquire) {
             self.lane.turn.store(true, Ordering::Relaxed);
             self.has_turn = true;
         }
@@ -293,6 +307,7 @@ impl<'a> Send<'a> {
         // SAFETY: the caller's own socket; `wait` stays on this frame until it is ended.
         unsafe {
             ffi::ts_wait_begin(self.sk, &mut wait);
+            ffi::ts_set_nospace(self.sk);
             if !self.may_go_on() {
                 self.timeout = ffi::ts_schedule_timeout(self.timeout);
             }
@@ -302,7 +317,9 @@ impl<'a> Send<'a> {
 
     /// Is there a reason not to sleep? Leaves a wish for space behind if not.
     fn may_go_on(&self) -> bool {
-        if View::of(self.sk).any(ENDED) || !self.lane.handoff.in_ring() {
+        // SAFETY: the caller's own socket.
+        let gone = unsafe { ffi::ts_disconnects(self.sk) } != self.disconnects;
+        if gone || View::of(self.sk, self.link).any(ENDED) || !self.lane.handoff.in_ring() {
             return true;
         }
         if !self.has_turn && self.lane.turn.load(Ordering::Acquire) {

@@ -4,6 +4,7 @@
 //! | event | context | what is done here |
 //! |---|---|---|
 //! | shutdown(SHUT_WR) | socket lock | the ring is closed to publishing before the FIN is sent |
+//! | unhash (RST, abort, TIME_WAIT) | socket lock, any context | both lanes closed to publishing |
 //! | close() | process, no lock, no other call of this socket runs | both lanes closed; unread ring bytes make it a reset |
 //! | connect(AF_UNSPEC), SO_LINGER 0 | socket lock, process; other calls may be asleep | both lanes closed, the link removed |
 //! | destroy (`tcp_cleanup_ulp`) | socket lock or none left to take, any context | as disconnect; then freed after a grace period |
@@ -17,6 +18,7 @@ use crate::pairing::tcp_splice_withdraw;
 use core::ffi::{c_ulong, c_void};
 use core::ptr;
 use core::sync::atomic::{Ordering, fence};
+use tcp_splice_core::handoff;
 
 /// The sending direction is over: nothing may be published after the FIN. Socket lock held.
 #[unsafe(no_mangle)]
@@ -24,6 +26,15 @@ extern "C" fn tcp_splice_shutdown(link: c_ulong) {
     // SAFETY: a call of this socket is running.
     if let Some(link) = unsafe { Link::from_word(link) } {
         link.outbound().cursors.close_tx();
+    }
+}
+
+/// TCP is over: a reset, an abort, or the last FIN. Publishing ends in both directions, reading does not. Idempotent, any context.
+#[unsafe(no_mangle)]
+extern "C" fn tcp_splice_unhash(link: c_ulong) {
+    // SAFETY: the socket's lock is held, or the caller owns its last reference.
+    if let Some(link) = unsafe { Link::from_word(link) } {
+        close_lanes(link);
     }
 }
 
@@ -95,7 +106,9 @@ extern "C" fn tcp_splice_release_cb(link: c_ulong, sk: *mut Sock) {
         return;
     }
     fence(Ordering::SeqCst);
-    if link.inbound().handoff.in_ring() {
+    let lane = link.inbound();
+    // Also with ring bytes left to read while the lane goes back to TCP.
+    if lane.handoff.in_ring() || !handoff::may_start(lane.handoff.snapshot(), lane.cursors.cons()) {
         // SAFETY: the socket's lock is held by the current context.
         unsafe { ffi::ts_kick_base_reader(sk) };
     }
