@@ -458,6 +458,22 @@ void ts_notify_writeable(struct sock *const *slot)
 	rcu_read_unlock();
 }
 
+/* Wakes those who sleep in calls on the other end's socket, with a key that no poller asks for: nothing has happened yet. */
+void ts_wake_ahead(struct sock *const *slot)
+{
+	struct socket_wq *wq;
+	struct sock *sk;
+
+	rcu_read_lock();
+	sk = READ_ONCE(*slot);
+	if (sk) {
+		wq = rcu_dereference(sk->sk_wq);
+		if (wq)
+			wake_up_interruptible_poll(&wq->wait, EPOLLMSG);
+	}
+	rcu_read_unlock();
+}
+
 /* Does a thread sleep inside base recvmsg, splice_read or sendmsg of the other end? Only those use this wake function. */
 bool ts_base_reader_asleep(struct sock *const *slot)
 {

@@ -112,6 +112,7 @@ u64 ts_registry_hash(u64 key);
 
 void ts_lane_lock(struct ts_pair_body *pair, unsigned int which);
 void ts_lane_unlock(struct ts_pair_body *pair, unsigned int which);
+bool ts_lane_is_locked(struct ts_pair_body *pair, unsigned int which);
 
 /* ---- bytes ---- */
 
@@ -152,6 +153,7 @@ int ts_stream_error(struct sock *sk, int flags, int err);
 void ts_wake_writers(struct sock *sk);
 void ts_notify_readable(struct sock *const *slot);
 void ts_notify_writeable(struct sock *const *slot);
+void ts_wake_ahead(struct sock *const *slot);
 bool ts_base_reader_asleep(struct sock *const *slot);
 void ts_kick_base_reader(struct sock *sk);
 u32 ts_busy_poll_us(const struct sock *sk);

@@ -135,6 +135,11 @@ void ts_lane_unlock(struct ts_pair_body *pair, unsigned int which)
 	mutex_unlock(&ts_pair_of(pair)->lane[which & 3].lock);
 }
 
+bool ts_lane_is_locked(struct ts_pair_body *pair, unsigned int which)
+{
+	return mutex_is_locked(&ts_pair_of(pair)->lane[which & 3].lock);
+}
+
 /* Ring memory is the sender's: charged to its memory cgroup, and without it the connection simply stays TCP. */
 #define TS_GFP_RING (GFP_KERNEL_ACCOUNT | __GFP_NOWARN | __GFP_NORETRY)
 

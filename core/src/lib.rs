@@ -10,12 +10,14 @@
 //! | [`handoff`] | which bytes come next: those of TCP or those of the ring |
 //! | [`span`] | where in the ring's chunks does a run of bytes lie |
 //! | [`pairing`] | are these two sockets the two ends of one connection |
+//! | [`ahead`] | is it worth waking the other end early |
 //! | [`registry`] | which offer belongs to this socket |
 //! | [`abi`] | names and limits shared with the policy program, the tool and the tests |
 #![cfg_attr(not(any(test, loom)), no_std)]
 #![forbid(unsafe_code)]
 
 pub mod abi;
+pub mod ahead;
 pub mod cursors;
 pub mod handoff;
 pub mod pairing;

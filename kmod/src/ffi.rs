@@ -139,6 +139,7 @@ unsafe extern "C" {
     /// Sleeps.
     pub(crate) fn ts_lane_lock(pair: *mut c_void, which: c_uint);
     pub(crate) fn ts_lane_unlock(pair: *mut c_void, which: c_uint);
+    pub(crate) fn ts_lane_is_locked(pair: *mut c_void, which: c_uint) -> bool;
 
     /// Bytes copied; fewer on a fault. Sleeps.
     pub(crate) fn ts_copy_from_iter(to: *mut u8, bytes: usize, msg: *mut Msg) -> usize;
@@ -175,6 +176,7 @@ unsafe extern "C" {
     /// After a publication. The slot is null or holds a socket that lives until a grace period after it was cleared.
     pub(crate) fn ts_notify_readable(slot: *const AtomicPtr<Sock>);
     pub(crate) fn ts_notify_writeable(slot: *const AtomicPtr<Sock>);
+    pub(crate) fn ts_wake_ahead(slot: *const AtomicPtr<Sock>);
     /// Full barrier first.
     pub(crate) fn ts_base_reader_asleep(slot: *const AtomicPtr<Sock>) -> bool;
     pub(crate) fn ts_kick_base_reader(sk: *mut Sock);

@@ -20,6 +20,7 @@ use core::mem::{align_of, size_of};
 use core::ops::{Deref, DerefMut};
 use core::ptr::{self, NonNull};
 use core::sync::atomic::{AtomicBool, AtomicPtr, AtomicU32, Ordering, fence};
+use tcp_splice_core::ahead;
 use tcp_splice_core::cursors::Cursors;
 use tcp_splice_core::handoff::{Handoff, Use};
 
@@ -63,6 +64,10 @@ pub(crate) struct Lane {
     busy_poll_us: AtomicU32,
     /// A sender sleeps with its message half written: others wait until it is through.
     pub(crate) turn: AtomicBool,
+    /// A reader of this lane sleeps in a call, or is about to. A hint.
+    pub(crate) parked: AtomicBool,
+    /// State of the guess whether to wake it early (`core::ahead`). A hint.
+    ahead: AtomicU32,
     tx: UnsafeCell<Tx>,
     rx: UnsafeCell<Rx>,
 }
@@ -99,6 +104,8 @@ impl Lane {
             ring_kbytes: AtomicU32::new(ring_kbytes),
             busy_poll_us: AtomicU32::new(busy_poll_us),
             turn: AtomicBool::new(false),
+            parked: AtomicBool::new(false),
+            ahead: AtomicU32::new(0),
             tx: UnsafeCell::new(Tx { prod: 0, cons: 0, border: 0, tcp_for_good: false }),
             rx: UnsafeCell::new(Rx { cons: 0, settled: None }),
         }
@@ -126,6 +133,15 @@ impl Lane {
         if self.handoff.in_ring() {
             self.handoff.leave(tx.prod);
             Counter::RingLeaves.add(1);
+        }
+    }
+
+    /// A reader of this lane was woken: did it find anything?
+    pub(crate) fn judge_wake(&self, found: bool) {
+        let state = self.ahead.load(Ordering::Relaxed);
+        let next = if found { ahead::right(state) } else { ahead::wrong(state) };
+        if next != state {
+            self.ahead.store(next, Ordering::Relaxed);
         }
     }
 
@@ -240,6 +256,35 @@ impl<'a> Link<'a> {
         match self.side {
             Side::Active => &self.pair.passive,
             Side::Passive => &self.pair.active,
+        }
+    }
+
+    /// Is the other end inside send() right now, not asleep for space? A hint.
+    pub(crate) fn peer_is_sending(self) -> bool {
+        // SAFETY: the pair is alive for 'a.
+        unsafe { ffi::ts_lane_is_locked(self.pair().as_ptr().cast(), (self.side as c_uint) ^ 1) }
+    }
+
+    /// Is the other end inside recv() right now, not asleep for bytes? A hint.
+    pub(crate) fn peer_is_receiving(self) -> bool {
+        // SAFETY: the pair is alive for 'a.
+        unsafe { ffi::ts_lane_is_locked(self.pair().as_ptr().cast(), (self.side as c_uint) ^ 3) }
+    }
+
+    /// A message was read and the other end sleeps for the answer: wakes it now if that proved right before.
+    pub(crate) fn wake_ahead(self) {
+        let lane = self.outbound();
+        if !lane.parked.load(Ordering::Relaxed) {
+            return;
+        }
+        let state = lane.ahead.load(Ordering::Relaxed);
+        let (wake, next) = ahead::guess(state);
+        if next != state {
+            lane.ahead.store(next, Ordering::Relaxed);
+        }
+        if wake {
+            // SAFETY: a slot of the pair.
+            unsafe { ffi::ts_wake_ahead(self.peer_slot()) };
         }
     }
 

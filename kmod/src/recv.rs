@@ -14,11 +14,15 @@ use core::ffi::{c_int, c_long, c_ulong};
 use core::hint::spin_loop;
 use core::mem::MaybeUninit;
 use core::ptr;
+use core::sync::atomic::Ordering;
 use tcp_splice_core::cursors;
 use tcp_splice_core::handoff::{self, Next, Snapshot, TcpView};
 
 /// Looks at `prod` between two looks at the clock while spinning.
 const SPINS: u32 = 32;
+
+/// How long to count on the other end being about to finish its piece, in units of 1.024 µs: it may be in a page fault.
+pub(crate) const OWNER_SPIN_US: u64 = 30;
 
 /// Everything a reader decides from, taken in the order that [`handoff::next`] asks for: TCP, prod, lane.
 #[derive(Clone, Copy, PartialEq, Eq)]
@@ -125,7 +129,11 @@ impl<'a> Recv<'a> {
             }
         };
         let extras = if result >= 0 || self.copied > 0 { self.extras(&rx) } else { 0 };
+        let emptied = self.from_ring > 0 && !self.is(ffi::MSG_PEEK) && rx.cons == self.lane.cursors.prod().bytes;
         drop(rx);
+        if emptied {
+            self.link.wake_ahead();
+        }
         if extras & ffi::EXTRA_INQ != 0 {
             self.report_inq();
         }
@@ -368,9 +376,10 @@ impl<'a> Recv<'a> {
 
     /// Spins, then sleeps, until something differs from `look`. No lane lock held. Returns the jiffies left.
     fn wait(&self, look: &Look, timeout: c_long) -> c_long {
-        if self.spin(look) {
+        if self.spin_while_sending(look) || self.spin(look) {
             return timeout;
         }
+        self.lane.parked.store(true, Ordering::Relaxed);
         let mut wait = Wait([0; 8]);
         let mut left = timeout;
         // SAFETY: the caller's own socket; `wait` stays on this frame until it is ended.
@@ -379,10 +388,35 @@ impl<'a> Recv<'a> {
             // On the queue and ready to sleep: what changed before is seen here, what changes from now on wakes us.
             if Look::at(self.sk, self.lane) == *look {
                 left = ffi::ts_schedule_timeout(left);
+                self.lane.judge_wake(Look::at(self.sk, self.lane) != *look);
             }
             ffi::ts_wait_end(self.sk, &mut wait);
         }
+        self.lane.parked.store(false, Ordering::Relaxed);
         left
+    }
+
+    /// The other end is copying into the ring at this moment: sleeping would cost more than the rest of its piece takes. As a
+    /// mutex spins while its owner runs; ends when the other end leaves send() or sleeps there. `true` if something came.
+    fn spin_while_sending(&self, look: &Look) -> bool {
+        if !self.link.peer_is_sending() {
+            return false;
+        }
+        // SAFETY: no requirements.
+        let start = unsafe { ffi::ts_clock_us() };
+        loop {
+            for _ in 0..SPINS {
+                if self.lane.cursors.prod().bytes != look.prod {
+                    return true;
+                }
+                spin_loop();
+            }
+            // SAFETY: no requirements.
+            let (stop, now) = unsafe { (ffi::ts_must_stop_spinning(), ffi::ts_clock_us()) };
+            if stop || now.wrapping_sub(start) >= OWNER_SPIN_US || !self.link.peer_is_sending() {
+                return false;
+            }
+        }
     }
 
     /// Busy polls within the connection's budget; `true` if something came.

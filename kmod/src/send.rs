@@ -11,7 +11,9 @@ use crate::ffi::{self, EAGAIN, EFAULT, EPIPE, Msg, Sock, Wait};
 use crate::pair::{Guard, Lane, Link, PIECE, Side, Tx};
 use crate::ring::{Copied, Ring};
 use crate::stats::Counter;
+use crate::recv::OWNER_SPIN_US;
 use core::ffi::{c_int, c_long, c_uint, c_ulong};
+use core::hint::spin_loop;
 use core::sync::atomic::Ordering;
 use tcp_splice_core::cursors::{self, Closed};
 use tcp_splice_core::handoff;
@@ -287,7 +289,9 @@ impl<'a> Send<'a> {
             self.has_turn = true;
         }
         drop(tx);
-        self.sleep();
+        if !self.spin_while_receiving() {
+            self.sleep();
+        }
         Ok(self.link.lock_tx())
     }
 
@@ -299,6 +303,34 @@ impl<'a> Send<'a> {
         let used = self.lane.cursors.prod().bytes.wrapping_sub(cons);
         let turn = !self.has_turn && self.lane.turn.load(Ordering::Acquire);
         !turn && self.lane.ring().is_none_or(|ring| used < ring.capacity())
+    }
+
+    /// The other end is copying out of the ring at this moment: see `spin_while_sending` in recv.rs. `true` if there is room for a
+    /// piece.
+    fn spin_while_receiving(&self) -> bool {
+        let Some(ring) = self.lane.ring() else { return false };
+        if !self.has_turn && self.lane.turn.load(Ordering::Acquire) {
+            return false;
+        }
+        let enough = PIECE.min(ring.capacity().wrapping_shr(1));
+        // SAFETY: no requirements.
+        let start = unsafe { ffi::ts_clock_us() };
+        while self.link.peer_is_receiving() {
+            let prod = self.lane.cursors.prod();
+            if prod.tx_closed || prod.rx_closed {
+                return true;
+            }
+            if prod.bytes.wrapping_sub(self.lane.cursors.cons()).wrapping_add(enough) <= ring.capacity() {
+                return true;
+            }
+            spin_loop();
+            // SAFETY: no requirements.
+            let (stop, now) = unsafe { (ffi::ts_must_stop_spinning(), ffi::ts_clock_us()) };
+            if stop || now.wrapping_sub(start) >= OWNER_SPIN_US {
+                return false;
+            }
+        }
+        false
     }
 
     /// Sleeps until there may be room, unless there is already. No lane lock held.
