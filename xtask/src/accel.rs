@@ -35,14 +35,15 @@ pub fn choose(machine: &Machine, payload: &Payload) -> Result<Accel> {
         ui::line(format_args!("no KVM ({}): emulation it is", error.kind()));
         return Ok(Accel::Tcg);
     }
-    let path = cache::dir()?.join("accel.json");
+    let kernel = machine.kernel.to_string_lossy().into_owned();
+    let path = cache::dir()?.join(format!("accel-{}.json", cache::key(&[&kernel])));
     let mut memory = Memory {
         boot_id: fs::read_to_string("/proc/sys/kernel/random/boot_id")
             .unwrap_or_default()
             .trim()
             .to_owned(),
         qemu: sys::output(Command::new("qemu-system-x86_64").arg("--version"))?,
-        kernel: machine.kernel.to_string_lossy().into_owned(),
+        kernel,
         accel: Accel::Kvm,
     };
     if let Some(accel) = recall(&path, &memory) {

@@ -19,7 +19,10 @@ use crate::ui::{self, Step};
 use crate::{VmOptions, accel, cache, checkout, host};
 
 /// A guest under emulation on a busy machine says hello within seconds; this is for the worst.
-const HELLO: Duration = Duration::from_secs(120);
+const HELLO: Duration = Duration::from_secs(300);
+
+/// Without the first, the debug kernel interprets ACPI's routing table for a minute and a half.
+const DEBUG_KERNEL_WORDS: &str = "acpi=noirq printk.time=1";
 
 /// A shell or a command in the guest.
 ///
@@ -154,7 +157,11 @@ impl Prepared {
             },
             cpus: options.cpus,
             memory: options.memory,
-            append: options.append.clone(),
+            append: if self.debug.is_some() {
+                format!("{DEBUG_KERNEL_WORDS} {}", options.append)
+            } else {
+                options.append.clone()
+            },
         }
     }
 

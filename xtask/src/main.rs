@@ -95,7 +95,11 @@ pub struct VmOptions {
     )]
     memory: u32,
     /// Seconds after which the guest is ended and counts as failed
-    #[arg(long, default_value_t = 900)]
+    #[arg(
+        long,
+        default_value_t = 900,
+        default_value_if("debug_kernel", "true", "3600")
+    )]
     time_limit: u64,
     /// More words for the guest kernel's command line
     #[arg(long, default_value = "", allow_hyphen_values = true)]

@@ -142,14 +142,16 @@ impl Machine {
     }
 
     /// A panic and an oops end the guest at once (`-no-reboot`); warnings do not, so that the log shows all
-    /// of them, but every one is a failure in the end (see [`crate::klog`]).
+    /// of them, but every one is a failure in the end (see [`crate::klog`]). The watchdogs are patient, since
+    /// an emulated processor may have to wait for the host's.
     fn command_line(&self) -> String {
         let (root, payload) = match self.disks {
             Disks::Nvme => ("/dev/nvme0n1", "/dev/vda"),
             Disks::Virtio => ("/dev/vda", "/dev/vdb"),
         };
         format!(
-            "console=ttyS0 loglevel=4 log_buf_len=4M panic=-1 oops=panic root={root} rootfstype=ext4 rw \
+            "console=ttyS0 loglevel=4 log_buf_len=4M panic=-1 oops=panic watchdog_thresh=60 \
+             rcupdate.rcu_cpu_stall_timeout=60 root={root} rootfstype=ext4 rw \
              init=/usr/sbin/tcp-splice-init SPLICE_PAYLOAD={payload} {}",
             self.append
         )
