@@ -24,6 +24,10 @@ const HELLO: Duration = Duration::from_secs(300);
 /// Without the first, the debug kernel interprets ACPI's routing table for a minute and a half.
 const DEBUG_KERNEL_WORDS: &str = "acpi=noirq printk.time=1";
 
+/// Boots before giving up. Emulation on several threads sometimes loses to the kernel patching its own code while it starts ("Oops:
+/// int3"). Nothing of ours is loaded before the guest's first program says hello, so nothing of ours can be hidden by this.
+const BOOT_TRIES: u32 = 3;
+
 /// A shell or a command in the guest.
 ///
 /// # Errors
@@ -176,23 +180,34 @@ impl Prepared {
     fn boot(self, options: &VmOptions, job: &Job, name: &str) -> Result<Outcome> {
         let machine = self.machine(options);
         let accel = self.accel(options)?;
-        let dir = tempfile::Builder::new()
-            .prefix("boot-")
-            .tempdir_in(cache::dir()?)?;
-        let image = self.payload.image(dir.path(), job)?;
-        drop(self.payload);
         let shell = matches!(job, Job::Shell);
-        let boot = Boot {
-            machine: &machine,
-            accel,
-            payload: &image,
-            dir: dir.path(),
-            shell,
-            hello_limit: HELLO,
-            time_limit: (!shell).then_some(Duration::from_secs(options.time_limit)),
-            loud: true,
+        let mut tries = 0;
+        let (dir, outcome) = loop {
+            let dir = tempfile::Builder::new()
+                .prefix("boot-")
+                .tempdir_in(cache::dir()?)?;
+            let image = self.payload.image(dir.path(), job)?;
+            let boot = Boot {
+                machine: &machine,
+                accel,
+                payload: &image,
+                dir: dir.path(),
+                shell,
+                hello_limit: HELLO,
+                time_limit: (!shell).then_some(Duration::from_secs(options.time_limit)),
+                loud: true,
+            };
+            let outcome = boot.run()?;
+            tries += 1;
+            if outcome.verdict.hello.is_some() || tries == BOOT_TRIES {
+                break (dir, outcome);
+            }
+            for complaint in &outcome.complaints {
+                ui::line(format_args!("guest: {complaint}"));
+            }
+            ui::line("the guest did not reach its first program: booting it again");
         };
-        let outcome = boot.run()?;
+        drop(self.payload);
         let results = checkout::dir().join("results");
         guest::keep_logs(dir.path(), &results.join("log"), name)?;
         bring_back(&outcome.results, &results.join(name))?;
