@@ -60,7 +60,7 @@ verdict() { printf "$@" >&3; }
 shell() {
 	eval "$(cat /payload/job/terminal)"
 	stty -F /dev/hvc0 $STTY 2>/dev/null
-	cat /payload/job/welcome >/dev/hvc0
+	grep -v SPDX /payload/job/welcome >/dev/hvc0
 	cd /root
 	TERM=$GUEST_TERM setsid -c /bin/bash -l </dev/hvc0 >/dev/hvc0 2>&1 3>&-
 }
