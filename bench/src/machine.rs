@@ -27,7 +27,7 @@ pub struct Machine {
 }
 
 impl Machine {
-    /// Looks around; `accelerator` overrules what the kernel's command line says.
+    /// Looks around; `accelerator` overrules the environment's `TCP_SPLICE_ACCEL`, that overrules the kernel's command line.
     pub fn detect(accelerator: Option<&str>) -> Self {
         let read = |path: &str| fs::read_to_string(path).unwrap_or_default();
         let accelerator = accelerator.map(str::to_owned);
@@ -38,6 +38,7 @@ impl Machine {
             cpus: std::thread::available_parallelism().map_or(0, usize::from),
             cpu_model: field(&read("/proc/cpuinfo"), "model name").unwrap_or_default(),
             accelerator: accelerator
+                .or_else(|| std::env::var("TCP_SPLICE_ACCEL").ok())
                 .or_else(|| word(&read("/proc/cmdline"), "tcp_splice.accel="))
                 .unwrap_or_else(|| "unknown".to_owned()),
             memory_mib: memory(&read("/proc/meminfo")),

@@ -142,3 +142,75 @@ impl Cursors {
 pub const fn writeable(capacity: u64, used: u64) -> bool {
     capacity.saturating_sub(used) >= capacity.div_ceil(4)
 }
+
+#[cfg(all(test, not(loom)))]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+
+    #[derive(Clone, Copy, Debug)]
+    enum Op {
+        Publish(u64),
+        Consume(u64),
+        Want,
+        CloseTx,
+        CloseRx,
+    }
+
+    fn op() -> impl Strategy<Value = Op> {
+        prop_oneof![
+            4 => (1u64..20_000).prop_map(Op::Publish),
+            4 => (1u64..20_000).prop_map(Op::Consume),
+            2 => Just(Op::Want),
+            1 => Just(Op::CloseTx),
+            1 => Just(Op::CloseRx),
+        ]
+    }
+
+    proptest! {
+        /// The words against plain variables: any sequence of steps, one after the other.
+        #[test]
+        fn words_do_what_variables_would(ops in proptest::collection::vec(op(), 0..60)) {
+            let ring = Cursors::new();
+            let (mut prod, mut cons, mut want, mut tx, mut rx) = (0u64, 0u64, false, false, false);
+            for op in ops {
+                match op {
+                    Op::Publish(n) => {
+                        let expect = if tx { Err(Closed::Tx) } else if rx { Err(Closed::Rx) } else { Ok(()) };
+                        prop_assert_eq!(ring.publish(prod, n), expect);
+                        prod += if expect.is_ok() { n } else { 0 };
+                    }
+                    Op::Consume(n) => {
+                        let n = n.min(prod - cons);
+                        prop_assert_eq!(ring.consume(cons, n), want);
+                        cons += n;
+                        want = false;
+                    }
+                    Op::Want => {
+                        prop_assert_eq!(ring.want_space(), cons);
+                        want = true;
+                    }
+                    Op::CloseTx => {
+                        prop_assert_eq!(ring.close_tx().bytes, prod);
+                        tx = true;
+                    }
+                    Op::CloseRx => {
+                        prop_assert_eq!(ring.close_rx(), prod - cons);
+                        rx = true;
+                    }
+                }
+                prop_assert_eq!(ring.prod(), Prod { bytes: prod, tx_closed: tx, rx_closed: rx });
+                prop_assert_eq!(ring.cons(), cons);
+            }
+        }
+
+        /// Hysteresis: an empty ring is always worth a wake-up, a full one never.
+        #[test]
+        fn an_empty_ring_wakes_and_a_full_one_does_not(log2 in 0u32..25, used: u64) {
+            let capacity = 1u64 << log2;
+            prop_assert!(writeable(capacity, 0));
+            prop_assert!(!writeable(capacity, capacity));
+            prop_assert_eq!(writeable(capacity, used % (capacity + 1)), (capacity - used % (capacity + 1)) * 4 >= capacity);
+        }
+    }
+}
