@@ -19,14 +19,26 @@ const PENALTY_SHIFT: u32 = 16;
 
 /// The end that has read something: wake the other one now? Also the state after that.
 pub const fn guess(state: u32) -> (bool, u32) {
-    if state & SKIP_MASK == 0 { (true, state) } else { (false, state.wrapping_sub(1)) }
+    if state & SKIP_MASK == 0 {
+        (true, state)
+    } else {
+        (false, state.wrapping_sub(1))
+    }
 }
 
 /// The woken end found nothing and sleeps again.
 pub const fn wrong(state: u32) -> u32 {
     let penalty = state >> PENALTY_SHIFT;
-    let more = if penalty == 0 { 1 } else { penalty.wrapping_mul(2) };
-    let more = if more > PENALTY_MAX { PENALTY_MAX } else { more };
+    let more = if penalty == 0 {
+        1
+    } else {
+        penalty.wrapping_mul(2)
+    };
+    let more = if more > PENALTY_MAX {
+        PENALTY_MAX
+    } else {
+        more
+    };
     (more << PENALTY_SHIFT) | more
 }
 

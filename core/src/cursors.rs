@@ -89,7 +89,11 @@ impl Cursors {
     pub fn publish(&self, prod: u64, len: u64) -> Result<(), Closed> {
         let old = prod << PROD_SHIFT;
         let new = prod.wrapping_add(len) << PROD_SHIFT;
-        match self.prod.0.compare_exchange(old, new, Ordering::AcqRel, Ordering::Acquire) {
+        match self
+            .prod
+            .0
+            .compare_exchange(old, new, Ordering::AcqRel, Ordering::Acquire)
+        {
             Ok(_) => Ok(()),
             Err(word) if word & TX_CLOSED != 0 => Err(Closed::Tx),
             Err(_) => Err(Closed::Rx),

@@ -96,7 +96,8 @@ impl Handoff {
         }
         let border = word & !((1 << BORDER_SHIFT) - 1);
         self.last.store(last, Ordering::Release);
-        self.word.store(border | self.next_gen() | MODE_LEAVING, Ordering::Release);
+        self.word
+            .store(border | self.next_gen() | MODE_LEAVING, Ordering::Release);
     }
 
     /// Anyone: one consistent view.
@@ -171,9 +172,19 @@ pub const fn before(a: u32, b: u32) -> bool {
 /// that leaves, sends over TCP, and begins anew in between would have its new ring bytes taken for those of the old segment.
 /// `cons` belongs to the caller, who holds the receive lock (or only wants to know, as poll does).
 pub fn next(tcp: TcpView, lane: Snapshot, prod: u64, cons: u64) -> Next {
-    let queued = if before(tcp.copied, tcp.received) { tcp.received.wrapping_sub(tcp.copied) } else { 0 };
+    let queued = if before(tcp.copied, tcp.received) {
+        tcp.received.wrapping_sub(tcp.copied)
+    } else {
+        0
+    };
     let (border, end) = match lane {
-        Snapshot::Tcp => return if queued > 0 { Next::Tcp(queued) } else { Next::Await },
+        Snapshot::Tcp => {
+            return if queued > 0 {
+                Next::Tcp(queued)
+            } else {
+                Next::Await
+            };
+        }
         Snapshot::Ring { border } => (border, prod),
         Snapshot::Leaving { border, last } => (border, last),
     };
@@ -205,7 +216,11 @@ pub fn ring_readable(tcp: TcpView, lane: Snapshot, prod: u64, cons: u64) -> u64 
         Snapshot::Ring { border } => (border, prod),
         Snapshot::Leaving { border, last } => (border, last),
     };
-    if before(tcp.received, border) { 0 } else { end.saturating_sub(cons) }
+    if before(tcp.received, border) {
+        0
+    } else {
+        end.saturating_sub(cons)
+    }
 }
 
 #[cfg(all(test, not(loom)))]

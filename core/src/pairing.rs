@@ -182,23 +182,60 @@ mod tests {
     /// The attack and failure matrix: each line is a pair of ends and what must become of it.
     #[test]
     fn decisions() {
-        let own_ns = |f: Facts| Facts { netns: 8, init_user_ns: false, ..f };
+        let own_ns = |f: Facts| Facts {
+            netns: 8,
+            init_user_ns: false,
+            ..f
+        };
         let table = [
             ("two ends of one connection", CLIENT, SERVER, Ok(())),
             ("either may be looked at first", SERVER, CLIENT, Ok(())),
-            ("veth between containers of the host's user namespace", CLIENT, Facts { netns: 8, ..SERVER }, Ok(())),
-            ("a socket connected to itself", CLIENT, Facts { id: 1, ..SERVER }, Err(Refusal::NoOffer)),
-            ("a stranger with one ISN right", CLIENT, Facts { write_seq: 2001, ..SERVER }, Err(Refusal::NoOffer)),
-            ("a stranger with the other ISN right", CLIENT, Facts { rcv_nxt: 1001, ..SERVER }, Err(Refusal::NoOffer)),
+            (
+                "veth between containers of the host's user namespace",
+                CLIENT,
+                Facts { netns: 8, ..SERVER },
+                Ok(()),
+            ),
+            (
+                "a socket connected to itself",
+                CLIENT,
+                Facts { id: 1, ..SERVER },
+                Err(Refusal::NoOffer),
+            ),
+            (
+                "a stranger with one ISN right",
+                CLIENT,
+                Facts {
+                    write_seq: 2001,
+                    ..SERVER
+                },
+                Err(Refusal::NoOffer),
+            ),
+            (
+                "a stranger with the other ISN right",
+                CLIENT,
+                Facts {
+                    rcv_nxt: 1001,
+                    ..SERVER
+                },
+                Err(Refusal::NoOffer),
+            ),
             (
                 "attacker's own namespace, ISNs chosen by TCP_QUEUE_SEQ, packets written by hand",
-                own_ns(Facts { peer_hash: None, ..CLIENT }),
+                own_ns(Facts {
+                    peer_hash: None,
+                    ..CLIENT
+                }),
                 SERVER,
                 Err(Refusal::Witness),
             ),
             (
                 "the same with a guessed hash on one side",
-                own_ns(Facts { peer_hash: Some(0xbbbb), txhash: 0xdead, ..CLIENT }),
+                own_ns(Facts {
+                    peer_hash: Some(0xbbbb),
+                    txhash: 0xdead,
+                    ..CLIENT
+                }),
                 SERVER,
                 Err(Refusal::Witness),
             ),
@@ -208,10 +245,36 @@ mod tests {
                 SERVER,
                 Err(Refusal::Namespace),
             ),
-            ("unprivileged namespace on the accepting side", CLIENT, own_ns(SERVER), Err(Refusal::Namespace)),
-            ("both ends in one unprivileged namespace", own_ns(CLIENT), own_ns(SERVER), Ok(())),
-            ("rehashed SYN-ACK", CLIENT, Facts { txhash: 0xbbbc, ..SERVER }, Err(Refusal::Witness)),
-            ("hash wiped on the way", CLIENT, Facts { peer_hash: None, ..SERVER }, Err(Refusal::Witness)),
+            (
+                "unprivileged namespace on the accepting side",
+                CLIENT,
+                own_ns(SERVER),
+                Err(Refusal::Namespace),
+            ),
+            (
+                "both ends in one unprivileged namespace",
+                own_ns(CLIENT),
+                own_ns(SERVER),
+                Ok(()),
+            ),
+            (
+                "rehashed SYN-ACK",
+                CLIENT,
+                Facts {
+                    txhash: 0xbbbc,
+                    ..SERVER
+                },
+                Err(Refusal::Witness),
+            ),
+            (
+                "hash wiped on the way",
+                CLIENT,
+                Facts {
+                    peer_hash: None,
+                    ..SERVER
+                },
+                Err(Refusal::Witness),
+            ),
         ];
         for (what, a, b, want) in table {
             assert_eq!(judge(&a, &b), want, "{what}");
@@ -225,10 +288,19 @@ mod tests {
         assert_eq!(screen(0, None), Err(Refusal::NoWitness));
         let mut seen = [false; 8];
         for bit in 0..8u32 {
-            let Err(reason) = screen(1 << bit, Some(1)) else { panic!("bit {bit} passes") };
-            assert!(!core::mem::replace(&mut seen[reason as usize], true), "bit {bit} shares a reason");
+            let Err(reason) = screen(1 << bit, Some(1)) else {
+                panic!("bit {bit} passes")
+            };
+            assert!(
+                !core::mem::replace(&mut seen[reason as usize], true),
+                "bit {bit} shares a reason"
+            );
         }
-        assert_eq!(screen(u32::MAX, None), Err(Refusal::Callback), "the gravest comes first");
+        assert_eq!(
+            screen(u32::MAX, None),
+            Err(Refusal::Callback),
+            "the gravest comes first"
+        );
     }
 
     #[test]

@@ -35,10 +35,23 @@ impl Set {
     /// # Errors
     ///
     /// [`Refusal::TableFull`] when every way holds a fresh offer.
-    pub fn put(&mut self, facts: Facts, handle: u64, now: u64, expires: u64) -> Result<(), Refusal> {
-        let free = self.ways.iter_mut().find(|w| w.is_none_or(|o| o.expires <= now));
+    pub fn put(
+        &mut self,
+        facts: Facts,
+        handle: u64,
+        now: u64,
+        expires: u64,
+    ) -> Result<(), Refusal> {
+        let free = self
+            .ways
+            .iter_mut()
+            .find(|w| w.is_none_or(|o| o.expires <= now));
         let way = free.ok_or(Refusal::TableFull)?;
-        *way = Some(Offer { facts, handle, expires });
+        *way = Some(Offer {
+            facts,
+            handle,
+            expires,
+        });
         Ok(())
     }
 
@@ -70,7 +83,10 @@ impl Set {
 
     /// Takes back the offer with this handle, fresh or stale; `false` when there is none (any more).
     pub fn withdraw(&mut self, handle: u64) -> bool {
-        let mine = self.ways.iter_mut().find(|w| w.is_some_and(|o| o.handle == handle));
+        let mine = self
+            .ways
+            .iter_mut()
+            .find(|w| w.is_some_and(|o| o.handle == handle));
         mine.and_then(Option::take).is_some()
     }
 }
@@ -81,7 +97,15 @@ mod tests {
 
     fn end(id: u64, write_seq: u32, rcv_nxt: u32) -> Facts {
         let (txhash, peer) = (write_seq ^ 0x5555, rcv_nxt ^ 0x5555);
-        Facts { id, write_seq, rcv_nxt, txhash, peer_hash: Some(peer), netns: 1, init_user_ns: true }
+        Facts {
+            id,
+            write_seq,
+            rcv_nxt,
+            txhash,
+            peer_hash: Some(peer),
+            netns: 1,
+            init_user_ns: true,
+        }
     }
 
     #[test]
@@ -110,7 +134,10 @@ mod tests {
         set.put(end(1, 10, 20), 1, 0, 5).unwrap();
         set.put(end(2, 10, 20), 2, 0, 5).unwrap();
         assert_eq!(set.take(&end(3, 20, 10), 1), Err(Refusal::Ambiguous));
-        assert!(set.withdraw(1) && set.withdraw(2), "both offers are still there");
+        assert!(
+            set.withdraw(1) && set.withdraw(2),
+            "both offers are still there"
+        );
     }
 
     /// A hostile offer with the right sequence numbers neither pairs nor hides the honest one.
@@ -118,8 +145,15 @@ mod tests {
     fn a_forged_offer_does_not_shadow_the_true_one() {
         for forged_first in [true, false] {
             let mut set = Set::EMPTY;
-            let forged = Facts { txhash: 0xdead, ..end(66, 10, 20) };
-            let (first, second) = if forged_first { (forged, end(1, 10, 20)) } else { (end(1, 10, 20), forged) };
+            let forged = Facts {
+                txhash: 0xdead,
+                ..end(66, 10, 20)
+            };
+            let (first, second) = if forged_first {
+                (forged, end(1, 10, 20))
+            } else {
+                (end(1, 10, 20), forged)
+            };
             set.put(first, first.id, 0, 5).unwrap();
             set.put(second, second.id, 0, 5).unwrap();
             assert_eq!(set.take(&end(2, 20, 10), 1).unwrap(), 1);

@@ -29,8 +29,15 @@ impl Geometry {
         if capacity_log2 > 40 {
             return None;
         }
-        let chunk_log2 = if chunk_log2 > capacity_log2 { capacity_log2 } else { chunk_log2 };
-        Some(Geometry { capacity_log2, chunk_log2 })
+        let chunk_log2 = if chunk_log2 > capacity_log2 {
+            capacity_log2
+        } else {
+            chunk_log2
+        };
+        Some(Geometry {
+            capacity_log2,
+            chunk_log2,
+        })
     }
 
     /// Bytes the ring holds.

@@ -19,7 +19,10 @@ struct Ring {
 
 impl Ring {
     fn new() -> Arc<Self> {
-        Arc::new(Ring { cursors: Cursors::new(), cells: [UnsafeCell::new(0), UnsafeCell::new(0)] })
+        Arc::new(Ring {
+            cursors: Cursors::new(),
+            cells: [UnsafeCell::new(0), UnsafeCell::new(0)],
+        })
     }
 
     fn cell(&self, pos: u64) -> &UnsafeCell<u8> {
@@ -192,11 +195,17 @@ fn the_order_of_looks_protects_the_border() {
                 lane.0.leave(1);
             }
         });
-        let tcp = TcpView { copied: 0, received: 0 };
+        let tcp = TcpView {
+            copied: 0,
+            received: 0,
+        };
         let now = lane.0.snapshot();
         let prod = lane.1.prod().bytes;
         assert_eq!(handoff::next(tcp, now, prod, 0), Next::Await);
-        let tcp = TcpView { copied: 1, received: 1 };
+        let tcp = TcpView {
+            copied: 1,
+            received: 1,
+        };
         match handoff::next(tcp, now, prod, 0) {
             Next::Ring(1) => assert_eq!(prod, 1),
             next => assert_eq!(next, Next::Await),

@@ -151,7 +151,12 @@ unsafe extern "C" {
     /// Sleeps, for long.
     pub(crate) fn ts_base_recvmsg(sk: *mut Sock, msg: *mut Msg, len: usize, flags: c_int) -> c_int;
     /// Sleeps for the socket's lock and page faults only.
-    pub(crate) fn ts_base_recvmsg_nowait(sk: *mut Sock, msg: *mut Msg, len: usize, flags: c_int) -> c_int;
+    pub(crate) fn ts_base_recvmsg_nowait(
+        sk: *mut Sock,
+        msg: *mut Msg,
+        len: usize,
+        flags: c_int,
+    ) -> c_int;
     pub(crate) fn ts_base_stream_memory_free(sk: *const Sock, wake: c_int) -> bool;
     /// Negative: `SO_PEEK_OFF` is off.
     pub(crate) fn ts_peek_off(sk: *const Sock) -> c_int;

@@ -106,8 +106,16 @@ impl Lane {
             turn: AtomicBool::new(false),
             parked: AtomicBool::new(false),
             ahead: AtomicU32::new(0),
-            tx: UnsafeCell::new(Tx { prod: 0, cons: 0, border: 0, tcp_for_good: false }),
-            rx: UnsafeCell::new(Rx { cons: 0, settled: None }),
+            tx: UnsafeCell::new(Tx {
+                prod: 0,
+                cons: 0,
+                border: 0,
+                tcp_for_good: false,
+            }),
+            rx: UnsafeCell::new(Rx {
+                cons: 0,
+                settled: None,
+            }),
         }
     }
 
@@ -122,8 +130,13 @@ impl Lane {
         if self.ring().is_none() {
             let wanted = self.ring_kbytes.load(Ordering::Relaxed);
             // SAFETY: no requirements.
-            let kbytes = if wanted != 0 { wanted } else { unsafe { ffi::ts_ring_kbytes() } };
-            self.ring.store(Ring::alloc(kbytes)?.as_ptr(), Ordering::Release);
+            let kbytes = if wanted != 0 {
+                wanted
+            } else {
+                unsafe { ffi::ts_ring_kbytes() }
+            };
+            self.ring
+                .store(Ring::alloc(kbytes)?.as_ptr(), Ordering::Release);
         }
         self.ring()
     }
@@ -139,7 +152,11 @@ impl Lane {
     /// A reader of this lane was woken: did it find anything?
     pub(crate) fn judge_wake(&self, found: bool) {
         let state = self.ahead.load(Ordering::Relaxed);
-        let next = if found { ahead::right(state) } else { ahead::wrong(state) };
+        let next = if found {
+            ahead::right(state)
+        } else {
+            ahead::wrong(state)
+        };
         if next != state {
             self.ahead.store(next, Ordering::Relaxed);
         }
@@ -157,7 +174,11 @@ impl Lane {
 
 impl Pair {
     /// Makes a pair in memory from `ts_pair_alloc`; the parameters are those of the (active, passive) ends.
-    pub(crate) fn new(ring_kbytes: (u32, u32), busy_poll_us: (u32, u32), socks: (*mut Sock, *mut Sock)) -> Self {
+    pub(crate) fn new(
+        ring_kbytes: (u32, u32),
+        busy_poll_us: (u32, u32),
+        socks: (*mut Sock, *mut Sock),
+    ) -> Self {
         Pair {
             forward: Lane::new(ring_kbytes.0, busy_poll_us.1),
             reverse: Lane::new(ring_kbytes.1, busy_poll_us.0),
@@ -216,7 +237,11 @@ impl<'a> Link<'a> {
     ///
     /// The word was read from the endpoint of a socket, and `'a` does not outlive what the module's documentation allows.
     pub(crate) unsafe fn from_word(word: c_ulong) -> Option<Self> {
-        let side = if word & 1 == 0 { Side::Active } else { Side::Passive };
+        let side = if word & 1 == 0 {
+            Side::Active
+        } else {
+            Side::Passive
+        };
         let pair = ptr::with_exposed_provenance::<Pair>((word & !1) as usize);
         // SAFETY: by the caller; only `Pair::link` makes such words.
         unsafe { pair.as_ref() }.map(|pair| Link { pair, side })
@@ -333,6 +358,11 @@ impl<T> DerefMut for Guard<'_, T> {
 impl<T> Drop for Guard<'_, T> {
     fn drop(&mut self) {
         // SAFETY: taken in `lock`.
-        unsafe { ffi::ts_lane_unlock(ptr::from_ref(self.pair).cast_mut().cast::<c_void>(), self.which) };
+        unsafe {
+            ffi::ts_lane_unlock(
+                ptr::from_ref(self.pair).cast_mut().cast::<c_void>(),
+                self.which,
+            )
+        };
     }
 }

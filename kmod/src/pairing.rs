@@ -98,7 +98,12 @@ unsafe fn body<'a>(ep: *mut c_void) -> &'a mut Endpoint {
 
 /// The kfunc behind its C face.
 #[unsafe(no_mangle)]
-extern "C" fn tcp_splice_pair(ctx: *const SockOps, flags: u64, busy_poll_us: u32, ring_kbytes: u32) -> c_int {
+extern "C" fn tcp_splice_pair(
+    ctx: *const SockOps,
+    flags: u64,
+    busy_poll_us: u32,
+    ring_kbytes: u32,
+) -> c_int {
     if flags != 0 || busy_poll_us > abi::BUSY_POLL_US_MAX {
         return -EINVAL;
     }
@@ -115,11 +120,23 @@ extern "C" fn tcp_splice_pair(ctx: *const SockOps, flags: u64, busy_poll_us: u32
         ffi::ts_facts(ctx, seen.as_mut_ptr());
         seen.assume_init()
     };
-    match admit(&seen, Endpoint { key: 0, linked: 0, busy_poll_us, ring_kbytes }) {
+    match admit(
+        &seen,
+        Endpoint {
+            key: 0,
+            linked: 0,
+            busy_poll_us,
+            ring_kbytes,
+        },
+    ) {
         Ok(()) => 0,
         Err(reason) => {
             stats::refused(reason);
-            if matches!(reason, Refusal::NoMemory) { -ENOMEM } else { -EOPNOTSUPP }
+            if matches!(reason, Refusal::NoMemory) {
+                -ENOMEM
+            } else {
+                -EOPNOTSUPP
+            }
         }
     }
 }
@@ -172,7 +189,9 @@ fn offer(seen: &Seen, facts: Facts, mine: Endpoint) -> Result<(), Refusal> {
     // SAFETY: locked, within the program; `screen` saw both slots empty. An offer that finds no room leaves a socket that works
     // as base does: its endpoint has no link and never will.
     unsafe { ffi::ts_install(seen.sk, ep) };
-    with_set(place, |set| set.put(facts, handle(ep), now, now.wrapping_add(LIFETIME)))?;
+    with_set(place, |set| {
+        set.put(facts, handle(ep), now, now.wrapping_add(LIFETIME))
+    })?;
     Counter::OffersMade.add(1);
     Ok(())
 }
@@ -182,14 +201,19 @@ fn join(seen: &Seen, facts: Facts, mine: Endpoint) -> Result<(), Refusal> {
     let place = mine.key;
     let (ring_kbytes, busy_poll_us) = (mine.ring_kbytes, mine.busy_poll_us);
     // SAFETY: any context.
-    let pair = NonNull::new(unsafe { ffi::ts_pair_alloc() }).ok_or(Refusal::NoMemory)?.cast::<Pair>();
+    let pair = NonNull::new(unsafe { ffi::ts_pair_alloc() })
+        .ok_or(Refusal::NoMemory)?
+        .cast::<Pair>();
     // The endpoint is made when the offer is found: most calls at accepting ends of remote connections find none.
     // SAFETY: no requirements.
     let now = unsafe { ffi::ts_clock_us() };
     let joined = with_set(place, |set| {
         let theirs = set.take(&facts, now)?;
         let other = ptr::with_exposed_provenance_mut::<c_void>(theirs as usize);
-        let ep = endpoint(Endpoint { linked: Pair::link(pair, Side::Passive), ..mine })?;
+        let ep = endpoint(Endpoint {
+            linked: Pair::link(pair, Side::Passive),
+            ..mine
+        })?;
         // SAFETY: its offer was in the table, so the endpoint and its socket are alive and stay so under this lock; nobody
         // else touches the body while it is offered.
         let (sk, body) = unsafe { (ffi::ts_endpoint_sock(other), body(other)) };

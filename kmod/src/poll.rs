@@ -13,7 +13,9 @@ use tcp_splice_core::handoff;
 #[unsafe(no_mangle)]
 extern "C" fn tcp_splice_readable(link: c_ulong, sk: *mut Sock) -> bool {
     // SAFETY: a callback of this socket is running.
-    let Some(link) = (unsafe { Link::from_word(link) }) else { return false };
+    let Some(link) = (unsafe { Link::from_word(link) }) else {
+        return false;
+    };
     let lane = link.inbound();
     let look = Look::at(sk, lane);
     let cons = lane.cursors.cons();
@@ -22,12 +24,15 @@ extern "C" fn tcp_splice_readable(link: c_ulong, sk: *mut Sock) -> bool {
         return false;
     }
     // SAFETY: the callback's own socket.
-    let (target, queued) = unsafe { (ffi::ts_rcvlowat(sk, false, c_int::MAX), ffi::ts_tcp_inq(sk)) };
+    let (target, queued) =
+        unsafe { (ffi::ts_rcvlowat(sk, false, c_int::MAX), ffi::ts_tcp_inq(sk)) };
     let there = ring.saturating_add(u64::try_from(queued).unwrap_or(0));
     // A mark that the ring cannot reach would never be reached: then a ring that is not writeable any more is enough.
     there >= u64::try_from(target).unwrap_or(1)
         || look.ended()
-        || lane.ring().is_some_and(|r| !cursors::writeable(r.capacity(), look.prod.saturating_sub(cons)))
+        || lane
+            .ring()
+            .is_some_and(|r| !cursors::writeable(r.capacity(), look.prod.saturating_sub(cons)))
 }
 
 /// EPOLLOUT (`__sk_stream_is_writeable(sk, 1)`).
@@ -35,7 +40,10 @@ extern "C" fn tcp_splice_readable(link: c_ulong, sk: *mut Sock) -> bool {
 extern "C" fn tcp_splice_writeable(link: c_ulong, sk: *const Sock, wake: c_int) -> bool {
     // SAFETY: a callback of this socket is running, or the other end wakes it inside an RCU read-side section.
     let lane = unsafe { Link::from_word(link) }.map(Link::outbound);
-    let Some((lane, ring)) = lane.filter(|l| l.handoff.in_ring()).and_then(|l| l.ring().map(|r| (l, r))) else {
+    let Some((lane, ring)) = lane
+        .filter(|l| l.handoff.in_ring())
+        .and_then(|l| l.ring().map(|r| (l, r)))
+    else {
         // SAFETY: the callback's own socket.
         return unsafe { ffi::ts_base_stream_memory_free(sk, wake) };
     };
@@ -59,7 +67,13 @@ pub(crate) fn inq(link: Link<'_>, sk: *mut Sock) -> c_int {
     let look = Look::at(sk, lane);
     // SAFETY: the caller's own socket.
     let queued = u32::try_from(unsafe { ffi::ts_tcp_inq(sk) }).unwrap_or(0);
-    let there = handoff::readable(look.view(), queued, look.lane, look.prod, lane.cursors.cons());
+    let there = handoff::readable(
+        look.view(),
+        queued,
+        look.lane,
+        look.prod,
+        lane.cursors.cons(),
+    );
     c_int::try_from(there).unwrap_or(c_int::MAX)
 }
 
@@ -67,7 +81,9 @@ pub(crate) fn inq(link: Link<'_>, sk: *mut Sock) -> c_int {
 #[unsafe(no_mangle)]
 extern "C" fn tcp_splice_ring_readable(link: c_ulong, sk: *mut Sock) -> u32 {
     // SAFETY: a call of this socket is running.
-    let Some(link) = (unsafe { Link::from_word(link) }) else { return 0 };
+    let Some(link) = (unsafe { Link::from_word(link) }) else {
+        return 0;
+    };
     let lane = link.inbound();
     let look = Look::at(sk, lane);
     let bytes = handoff::ring_readable(look.view(), look.lane, look.prod, lane.cursors.cons());

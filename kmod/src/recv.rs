@@ -42,11 +42,18 @@ impl Look {
             tcp.assume_init()
         };
         let prod = lane.cursors.prod().bytes;
-        Look { tcp, lane: lane.handoff.snapshot(), prod }
+        Look {
+            tcp,
+            lane: lane.handoff.snapshot(),
+            prod,
+        }
     }
 
     pub(crate) fn view(&self) -> TcpView {
-        TcpView { copied: self.tcp.copied, received: self.tcp.received }
+        TcpView {
+            copied: self.tcp.copied,
+            received: self.tcp.received,
+        }
     }
 
     fn next(&self, cons: u64) -> Next {
@@ -56,7 +63,11 @@ impl Look {
     /// Bytes in TCP's queue, a FIN counting as one.
     fn queued(&self) -> u32 {
         let TcpView { copied, received } = self.view();
-        if handoff::before(copied, received) { received.wrapping_sub(copied) } else { 0 }
+        if handoff::before(copied, received) {
+            received.wrapping_sub(copied)
+        } else {
+            0
+        }
     }
 
     /// TCP has come to an end of some kind.
@@ -93,14 +104,30 @@ enum Stop {
 
 /// recvmsg() of a paired socket. Process context, no locks held.
 #[unsafe(no_mangle)]
-extern "C" fn tcp_splice_recvmsg(link: c_ulong, sk: *mut Sock, msg: *mut Msg, len: usize, flags: c_int) -> c_int {
+extern "C" fn tcp_splice_recvmsg(
+    link: c_ulong,
+    sk: *mut Sock,
+    msg: *mut Msg,
+    len: usize,
+    flags: c_int,
+) -> c_int {
     // SAFETY: a call of this socket is running.
     let link = unsafe { Link::from_word(link) };
     let (Some(link), 0) = (link, flags & (ffi::MSG_OOB | ffi::MSG_ERRQUEUE)) else {
         // SAFETY: as the kernel would have called it.
         return unsafe { ffi::ts_base_recvmsg(sk, msg, len, flags) };
     };
-    Recv { link, lane: link.inbound(), sk, msg, len, flags, copied: 0, from_ring: 0 }.run()
+    Recv {
+        link,
+        lane: link.inbound(),
+        sk,
+        msg,
+        len,
+        flags,
+        copied: 0,
+        from_ring: 0,
+    }
+    .run()
 }
 
 impl<'a> Recv<'a> {
@@ -128,8 +155,14 @@ impl<'a> Recv<'a> {
                 break -EPIPE;
             }
         };
-        let extras = if result >= 0 || self.copied > 0 { self.extras(&rx) } else { 0 };
-        let emptied = self.from_ring > 0 && !self.is(ffi::MSG_PEEK) && rx.cons == self.lane.cursors.prod().bytes;
+        let extras = if result >= 0 || self.copied > 0 {
+            self.extras(&rx)
+        } else {
+            0
+        };
+        let emptied = self.from_ring > 0
+            && !self.is(ffi::MSG_PEEK)
+            && rx.cons == self.lane.cursors.prod().bytes;
         drop(rx);
         if emptied {
             self.link.wake_ahead();
@@ -137,12 +170,20 @@ impl<'a> Recv<'a> {
         if extras & ffi::EXTRA_INQ != 0 {
             self.report_inq();
         }
-        if self.copied > 0 { self.copied as c_int } else { result }
+        if self.copied > 0 {
+            self.copied as c_int
+        } else {
+            result
+        }
     }
 
     fn timeout(&self) -> c_long {
         // SAFETY: the caller's own socket.
-        if self.is(ffi::MSG_DONTWAIT) { 0 } else { unsafe { ffi::ts_rcvtimeo(self.sk) } }
+        if self.is(ffi::MSG_DONTWAIT) {
+            0
+        } else {
+            unsafe { ffi::ts_rcvtimeo(self.sk) }
+        }
     }
 
     /// The error of a call that would have to wait but may not.
@@ -180,7 +221,11 @@ impl<'a> Recv<'a> {
             let look = Look::at(self.sk, self.lane);
             match look.next(rx.cons) {
                 Next::Ring(bytes) => {
-                    rx.settled = self.lane.handoff.use_of_ring().filter(|_| matches!(look.lane, Snapshot::Ring { .. }));
+                    rx.settled = self
+                        .lane
+                        .handoff
+                        .use_of_ring()
+                        .filter(|_| matches!(look.lane, Snapshot::Ring { .. }));
                     self.take_ring(rx, bytes)?;
                     if self.rest() == 0 {
                         return Err(Stop::Done);
@@ -217,13 +262,23 @@ impl<'a> Recv<'a> {
             return Ok(());
         }
         self.take_ring(rx, bytes)?;
-        if self.rest() == 0 || self.copied >= self.target() { Err(Stop::Done) } else { Ok(()) }
+        if self.rest() == 0 || self.copied >= self.target() {
+            Err(Stop::Done)
+        } else {
+            Ok(())
+        }
     }
 
     /// At most `bytes` from the ring.
     fn take_ring(&mut self, rx: &mut Rx, mut bytes: u64) -> Result<(), Stop> {
-        let Some(ring) = self.lane.ring() else { return Err(Stop::Done) };
-        let to = if self.is(ffi::MSG_TRUNC) { ptr::null_mut() } else { self.msg };
+        let Some(ring) = self.lane.ring() else {
+            return Err(Stop::Done);
+        };
+        let to = if self.is(ffi::MSG_TRUNC) {
+            ptr::null_mut()
+        } else {
+            self.msg
+        };
         while bytes > 0 && self.rest() > 0 {
             let want = bytes.min(self.rest() as u64).min(PIECE);
             // SAFETY: receive lock held, these bytes are published and not given back, the message is the caller's.
@@ -345,7 +400,9 @@ impl<'a> Recv<'a> {
         }
         let skip = skip.saturating_sub(u64::from(first));
         if skip < ring {
-            if let Stop::Result(error) = self.peek_ring(rx.cons.wrapping_add(skip), ring.wrapping_sub(skip)) {
+            if let Stop::Result(error) =
+                self.peek_ring(rx.cons.wrapping_add(skip), ring.wrapping_sub(skip))
+            {
                 return Stop::Result(error);
             }
         }
@@ -359,11 +416,19 @@ impl<'a> Recv<'a> {
     }
 
     fn peek_ring(&mut self, mut pos: u64, mut bytes: u64) -> Stop {
-        let Some(ring) = self.lane.ring() else { return Stop::Done };
-        let to = if self.is(ffi::MSG_TRUNC) { ptr::null_mut() } else { self.msg };
+        let Some(ring) = self.lane.ring() else {
+            return Stop::Done;
+        };
+        let to = if self.is(ffi::MSG_TRUNC) {
+            ptr::null_mut()
+        } else {
+            self.msg
+        };
         while bytes > 0 && self.rest() > 0 {
             // SAFETY: as in `take_ring`.
-            let Copied::Bytes(got) = (unsafe { ring.drain(pos, bytes.min(self.rest() as u64), to) }) else {
+            let Copied::Bytes(got) =
+                (unsafe { ring.drain(pos, bytes.min(self.rest() as u64), to) })
+            else {
                 return Stop::Result(-EFAULT);
             };
             pos = pos.wrapping_add(got as u64);
@@ -451,7 +516,9 @@ impl<'a> Recv<'a> {
         let extras = unsafe { ffi::ts_recv_extras(self.sk, self.msg) };
         if extras & ffi::EXTRA_PEEK_OFF != 0 && self.from_ring > 0 {
             // SAFETY: as above.
-            unsafe { ffi::ts_peek_off_move(self.sk, self.from_ring as c_int, self.is(ffi::MSG_PEEK)) };
+            unsafe {
+                ffi::ts_peek_off_move(self.sk, self.from_ring as c_int, self.is(ffi::MSG_PEEK))
+            };
         }
         extras
     }
@@ -459,9 +526,15 @@ impl<'a> Recv<'a> {
     /// TCP_INQ and msg_get_inq: what is left, a FIN counting as one, 1 at the end of the stream (tcp_inq_hint()).
     fn report_inq(&self) {
         let look = Look::at(self.sk, self.lane);
-        let ring = handoff::ring_readable(look.view(), look.lane, look.prod, self.lane.cursors.cons());
-        let left = c_int::try_from(ring.saturating_add(u64::from(look.queued()))).unwrap_or(c_int::MAX);
-        let inq = if left == 0 && look.tcp.flags & ffi::RX_DONE != 0 { 1 } else { left };
+        let ring =
+            handoff::ring_readable(look.view(), look.lane, look.prod, self.lane.cursors.cons());
+        let left =
+            c_int::try_from(ring.saturating_add(u64::from(look.queued()))).unwrap_or(c_int::MAX);
+        let inq = if left == 0 && look.tcp.flags & ffi::RX_DONE != 0 {
+            1
+        } else {
+            left
+        };
         // SAFETY: the caller's own socket and message.
         unsafe { ffi::ts_put_inq(self.sk, self.msg, inq) };
     }

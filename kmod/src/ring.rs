@@ -62,7 +62,12 @@ impl Ring {
         let ring = unsafe { ffi::ts_ring_alloc(Self::bytes(geometry)) };
         let ring = NonNull::new(ring.cast::<Ring>())?;
         // SAFETY: large enough and ours alone; zeroes are null chunk pointers.
-        unsafe { ring.write(Ring { geometry, chunks: [] }) };
+        unsafe {
+            ring.write(Ring {
+                geometry,
+                chunks: [],
+            })
+        };
         Counter::RingMemory.add(Self::bytes(geometry) as u64);
         Some(ring)
     }
@@ -78,7 +83,9 @@ impl Ring {
         let bytes = this.geometry.chunk_bytes();
         let mut freed = Self::bytes(this.geometry) as u64;
         for index in 0..this.geometry.chunks() {
-            let chunk = this.slot(index).map_or(core::ptr::null_mut(), |s| s.load(Ordering::Relaxed));
+            let chunk = this
+                .slot(index)
+                .map_or(core::ptr::null_mut(), |s| s.load(Ordering::Relaxed));
             if !chunk.is_null() {
                 // SAFETY: by the type's invariant a chunk of that size; nobody uses it.
                 unsafe { ffi::ts_chunk_free(chunk, bytes) };
@@ -124,9 +131,17 @@ impl Ring {
     /// The caller holds the send lock; `prod..prod + want` is free; `msg` is a live message.
     pub(crate) unsafe fn fill(&self, prod: u64, want: u64, msg: *mut Msg) -> Copied {
         let Span { chunk, offset, len } = self.geometry.span(prod, want);
-        let Some(chunk) = self.chunk_or_alloc(chunk) else { return Copied::NoMemory };
+        let Some(chunk) = self.chunk_or_alloc(chunk) else {
+            return Copied::NoMemory;
+        };
         // SAFETY: the span lies within the chunk; readers do not look at free positions.
-        unsafe { Copied::whole(ffi::ts_copy_from_iter(chunk.as_ptr().add(offset), len, msg), len, msg) }
+        unsafe {
+            Copied::whole(
+                ffi::ts_copy_from_iter(chunk.as_ptr().add(offset), len, msg),
+                len,
+                msg,
+            )
+        }
     }
 
     /// Copies at most `want` bytes from position `pos` to `msg`, up to the chunk's end; to nowhere if `msg` is null. Sleeps.
@@ -136,13 +151,22 @@ impl Ring {
     /// The caller holds the receive lock; `pos..pos + want` is published and not given back; `msg` is null or a live message.
     pub(crate) unsafe fn drain(&self, pos: u64, want: u64, msg: *mut Msg) -> Copied {
         let Span { chunk, offset, len } = self.geometry.span(pos, want);
-        let Some(chunk) = self.slot(chunk).and_then(|s| NonNull::new(s.load(Ordering::Relaxed))) else {
+        let Some(chunk) = self
+            .slot(chunk)
+            .and_then(|s| NonNull::new(s.load(Ordering::Relaxed)))
+        else {
             return Copied::Fault;
         };
         if msg.is_null() {
             return Copied::Bytes(len);
         }
         // SAFETY: the span lies within the chunk; the sender does not write to published positions.
-        unsafe { Copied::whole(ffi::ts_copy_to_iter(chunk.as_ptr().add(offset), len, msg), len, msg) }
+        unsafe {
+            Copied::whole(
+                ffi::ts_copy_to_iter(chunk.as_ptr().add(offset), len, msg),
+                len,
+                msg,
+            )
+        }
     }
 }

@@ -9,9 +9,9 @@
 
 use crate::ffi::{self, EAGAIN, EFAULT, EPIPE, Msg, Sock, Wait};
 use crate::pair::{Guard, Lane, Link, PIECE, Side, Tx};
+use crate::recv::OWNER_SPIN_US;
 use crate::ring::{Copied, Ring};
 use crate::stats::Counter;
-use crate::recv::OWNER_SPIN_US;
 use core::ffi::{c_int, c_long, c_uint, c_ulong};
 use core::hint::spin_loop;
 use core::sync::atomic::Ordering;
@@ -28,7 +28,10 @@ impl View {
     fn of(sk: *const Sock, link: Link<'_>) -> Self {
         // SAFETY: the caller's own socket, and a slot of its pair.
         let word = unsafe { ffi::ts_tx_view(sk, link.peer_slot()) };
-        View { flags: word.wrapping_shr(32) as u32, write_seq: word as u32 }
+        View {
+            flags: word.wrapping_shr(32) as u32,
+            write_seq: word as u32,
+        }
     }
 
     fn any(&self, flags: u32) -> bool {
@@ -88,8 +91,24 @@ extern "C" fn tcp_splice_sendmsg(
     };
     // SAFETY: the caller's own socket.
     let (timeout, disconnects) = unsafe { (ffi::ts_sndtimeo(sk), ffi::ts_disconnects(sk)) };
-    let timeout = if flags & ffi::MSG_DONTWAIT != 0 { 0 } else { timeout };
-    Send { link, lane: link.outbound(), sk, msg, size, flags, disconnects, copied: 0, timeout, has_turn: false }.run(need)
+    let timeout = if flags & ffi::MSG_DONTWAIT != 0 {
+        0
+    } else {
+        timeout
+    };
+    Send {
+        link,
+        lane: link.outbound(),
+        sk,
+        msg,
+        size,
+        flags,
+        disconnects,
+        copied: 0,
+        timeout,
+        has_turn: false,
+    }
+    .run(need)
 }
 
 impl<'a> Send<'a> {
@@ -133,7 +152,11 @@ impl<'a> Send<'a> {
     }
 
     fn result(&self, error: c_int) -> c_int {
-        if self.copied > 0 { self.copied as c_int } else { error }
+        if self.copied > 0 {
+            self.copied as c_int
+        } else {
+            error
+        }
     }
 
     /// Under the send lock.
@@ -223,7 +246,11 @@ impl<'a> Send<'a> {
                 // Base will be answered with a reset; a call that has sent something reports that first.
                 Closed::Rx => {
                     self.lane.leave(tx);
-                    if self.copied > 0 { Step::Ended } else { Step::Tcp }
+                    if self.copied > 0 {
+                        Step::Ended
+                    } else {
+                        Step::Tcp
+                    }
                 }
             };
         }
@@ -238,10 +265,16 @@ impl<'a> Send<'a> {
     fn start(&self, tx: &mut Tx) -> bool {
         let lane = self.lane;
         let prod = lane.cursors.prod();
-        if prod.tx_closed || prod.rx_closed || self.link.peer_slot().load(Ordering::Relaxed).is_null() {
+        if prod.tx_closed
+            || prod.rx_closed
+            || self.link.peer_slot().load(Ordering::Relaxed).is_null()
+        {
             return false;
         }
-        if tx.tcp_for_good || View::of(self.sk, self.link).flags != 0 || !handoff::may_start(lane.handoff.snapshot(), lane.cursors.cons()) {
+        if tx.tcp_for_good
+            || View::of(self.sk, self.link).flags != 0
+            || !handoff::may_start(lane.handoff.snapshot(), lane.cursors.cons())
+        {
             return false;
         }
         if lane.ring_or_alloc(tx).is_none() {
@@ -261,7 +294,10 @@ impl<'a> Send<'a> {
         // A thread of the connecting end may have slept in base recv() since before the pair existed: ring bytes would not wake
         // it. Those that go to sleep later are caught by `release_cb`. The accepted end had no descriptor before the pair.
         // SAFETY: a slot of the pair.
-        if quiet && self.link.side == Side::Passive && unsafe { ffi::ts_base_reader_asleep(self.link.peer_slot()) } {
+        if quiet
+            && self.link.side == Side::Passive
+            && unsafe { ffi::ts_base_reader_asleep(self.link.peer_slot()) }
+        {
             lane.handoff.leave(tx.prod);
             return false;
         }
@@ -274,7 +310,11 @@ impl<'a> Send<'a> {
     /// No room: waits for it, or says so. Returns with the lock taken again, or with the call's result.
     fn full(&mut self, tx: Guard<'a, Tx>) -> Result<Guard<'a, Tx>, c_int> {
         if self.timeout == 0 {
-            return if self.ask_for_space() { Ok(tx) } else { Err(self.finish(tx, -EAGAIN)) };
+            return if self.ask_for_space() {
+                Ok(tx)
+            } else {
+                Err(self.finish(tx, -EAGAIN))
+            };
         }
         // SAFETY: process context.
         if unsafe { ffi::ts_signal_pending() } {
@@ -283,7 +323,10 @@ impl<'a> Send<'a> {
             return Err(self.finish(tx, errno));
         }
         // A message that fits the ring is not torn: while it waits half written, others wait too.
-        let fits = self.lane.ring().is_some_and(|ring| self.size as u64 <= ring.capacity());
+        let fits = self
+            .lane
+            .ring()
+            .is_some_and(|ring| self.size as u64 <= ring.capacity());
         if fits && self.copied > 0 && !self.lane.turn.load(Ordering::Acquire) {
             self.lane.turn.store(true, Ordering::Relaxed);
             self.has_turn = true;
@@ -308,7 +351,9 @@ impl<'a> Send<'a> {
     /// The other end is copying out of the ring at this moment: see `spin_while_sending` in recv.rs. `true` if there is room for a
     /// piece.
     fn spin_while_receiving(&self) -> bool {
-        let Some(ring) = self.lane.ring() else { return false };
+        let Some(ring) = self.lane.ring() else {
+            return false;
+        };
         if !self.has_turn && self.lane.turn.load(Ordering::Acquire) {
             return false;
         }
@@ -320,7 +365,12 @@ impl<'a> Send<'a> {
             if prod.tx_closed || prod.rx_closed {
                 return true;
             }
-            if prod.bytes.wrapping_sub(self.lane.cursors.cons()).wrapping_add(enough) <= ring.capacity() {
+            if prod
+                .bytes
+                .wrapping_sub(self.lane.cursors.cons())
+                .wrapping_add(enough)
+                <= ring.capacity()
+            {
                 return true;
             }
             spin_loop();
@@ -360,6 +410,11 @@ impl<'a> Send<'a> {
         let cons = self.lane.cursors.want_space();
         let prod = self.lane.cursors.prod();
         let used = prod.bytes.wrapping_sub(cons);
-        prod.tx_closed || prod.rx_closed || self.lane.ring().is_none_or(|ring| cursors::writeable(ring.capacity(), used))
+        prod.tx_closed
+            || prod.rx_closed
+            || self
+                .lane
+                .ring()
+                .is_none_or(|ring| cursors::writeable(ring.capacity(), used))
     }
 }

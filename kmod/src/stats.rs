@@ -60,14 +60,28 @@ fn line(seq: *mut SeqFile, name: &str, value: u64) {
 #[unsafe(no_mangle)]
 extern "C" fn tcp_splice_show(seq: *mut SeqFile) {
     line(seq, "pairs_made", Counter::PairsMade.sum());
-    line(seq, "pairs_alive", Counter::PairsMade.less(Counter::PairsGone));
-    line(seq, "endpoints_alive", Counter::EndpointsMade.less(Counter::EndpointsGone));
+    line(
+        seq,
+        "pairs_alive",
+        Counter::PairsMade.less(Counter::PairsGone),
+    );
+    line(
+        seq,
+        "endpoints_alive",
+        Counter::EndpointsMade.less(Counter::EndpointsGone),
+    );
     line(seq, "offers_made", Counter::OffersMade.sum());
     line(seq, "ring_starts", Counter::RingStarts.sum());
     line(seq, "ring_leaves", Counter::RingLeaves.sum());
     line(seq, "ring_bytes", Counter::RingBytes.sum());
     line(seq, "tcp_bytes", Counter::TcpBytes.sum());
-    line(seq, "ring_kbytes_alive", Counter::RingMemory.less(Counter::RingMemoryGone).wrapping_shr(10));
+    line(
+        seq,
+        "ring_kbytes_alive",
+        Counter::RingMemory
+            .less(Counter::RingMemoryGone)
+            .wrapping_shr(10),
+    );
     for reason in Refusal::ALL {
         let index = (Counter::Refused as u32).wrapping_add(*reason as u32);
         // SAFETY: no requirements.

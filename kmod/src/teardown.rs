@@ -101,7 +101,9 @@ extern "C" fn tcp_splice_release(ep: *mut c_void) {
 #[unsafe(no_mangle)]
 extern "C" fn tcp_splice_release_cb(link: c_ulong, sk: *mut Sock) {
     // SAFETY: the socket's lock is held.
-    let Some(link) = (unsafe { Link::from_word(link) }) else { return };
+    let Some(link) = (unsafe { Link::from_word(link) }) else {
+        return;
+    };
     if link.side == Side::Passive {
         return;
     }

@@ -35,7 +35,15 @@ enum Op {
     Read(u32),
 }
 
-const OPS: [Op; 7] = [Op::Send, Op::Start, Op::Leave, Op::Stray, Op::Deliver, Op::Read(1), Op::Read(9)];
+const OPS: [Op; 7] = [
+    Op::Send,
+    Op::Start,
+    Op::Leave,
+    Op::Stray,
+    Op::Deliver,
+    Op::Read(1),
+    Op::Read(9),
+];
 
 /// The stream, its sender, TCP in between and its receiver. Sequence numbers start just below the wrap.
 #[derive(Clone)]
@@ -73,7 +81,10 @@ impl World {
     }
 
     fn view(&self) -> TcpView {
-        TcpView { copied: self.copied, received: self.received }
+        TcpView {
+            copied: self.copied,
+            received: self.received,
+        }
     }
 
     /// Applies `op`; `false` if it does nothing now.
@@ -89,7 +100,10 @@ impl World {
             Op::Send => {
                 if let Snapshot::Ring { border } = self.lane {
                     if self.write_seq != border {
-                        self.lane = Snapshot::Leaving { border, last: self.prod() };
+                        self.lane = Snapshot::Leaving {
+                            border,
+                            last: self.prod(),
+                        };
                     }
                 }
                 match self.lane {
@@ -102,12 +116,19 @@ impl World {
                 true
             }
             Op::Start if may_start(self.lane, self.cons) => {
-                self.lane = Snapshot::Ring { border: self.write_seq };
+                self.lane = Snapshot::Ring {
+                    border: self.write_seq,
+                };
                 true
             }
             Op::Leave => {
-                let Snapshot::Ring { border } = self.lane else { return false };
-                self.lane = Snapshot::Leaving { border, last: self.prod() };
+                let Snapshot::Ring { border } = self.lane else {
+                    return false;
+                };
+                self.lane = Snapshot::Leaving {
+                    border,
+                    last: self.prod(),
+                };
                 true
             }
             Op::Deliver if self.received != self.write_seq => {
@@ -201,7 +222,17 @@ fn snapshots_taken_in_order_are_safe_though_outdated() {
 #[test]
 fn outdated_looks_are_safe_in_a_second_segment() {
     let mut world = World::new();
-    for op in [Op::Start, Op::Send, Op::Read(9), Op::Leave, Op::Send, Op::Deliver, Op::Read(9), Op::Start, Op::Send] {
+    for op in [
+        Op::Start,
+        Op::Send,
+        Op::Read(9),
+        Op::Leave,
+        Op::Send,
+        Op::Deliver,
+        Op::Read(9),
+        Op::Start,
+        Op::Send,
+    ] {
         assert!(world.step(op), "the way there is open");
     }
     stale_looks(world, 5);
@@ -256,10 +287,24 @@ fn uses_differ() {
 /// A segment ends at `last`, whatever has been published since; copied bytes beyond those received count as none.
 #[test]
 fn stale_edges() {
-    let tcp = TcpView { copied: 5, received: 5 };
+    let tcp = TcpView {
+        copied: 5,
+        received: 5,
+    };
     let lane = Snapshot::Leaving { border: 5, last: 3 };
     assert_eq!(next(tcp, lane, 9, 1), Next::Ring(2));
     assert_eq!(ring_readable(tcp, lane, 9, 1), 2);
     assert_eq!(next(tcp, lane, 9, 3), Next::Await);
-    assert_eq!(next(TcpView { copied: 6, received: 5 }, Snapshot::Tcp, 0, 0), Next::Await);
+    assert_eq!(
+        next(
+            TcpView {
+                copied: 6,
+                received: 5
+            },
+            Snapshot::Tcp,
+            0,
+            0
+        ),
+        Next::Await
+    );
 }
