@@ -464,32 +464,19 @@ impl<'a> Recv<'a> {
     /// The other end is copying into the ring at this moment: sleeping would cost more than the rest of its piece takes. As a
     /// mutex spins while its owner runs; ends when the other end leaves send() or sleeps there. `true` if something came.
     fn spin_while_sending(&self, look: &Look) -> bool {
-        if !self.link.peer_is_sending() {
-            return false;
-        }
-        // SAFETY: no requirements.
-        let start = unsafe { ffi::ts_clock_us() };
-        loop {
-            for _ in 0..SPINS {
-                if self.lane.cursors.prod().bytes != look.prod {
-                    return true;
-                }
-                spin_loop();
-            }
-            // SAFETY: no requirements.
-            let (stop, now) = unsafe { (ffi::ts_must_stop_spinning(), ffi::ts_clock_us()) };
-            if stop || now.wrapping_sub(start) >= OWNER_SPIN_US || !self.link.peer_is_sending() {
-                return false;
-            }
-        }
+        let left = || (!self.link.peer_is_sending()).then_some(false);
+        left().is_none() && self.spin_for(OWNER_SPIN_US, look, left)
     }
 
     /// Busy polls within the connection's budget; `true` if something came.
     fn spin(&self, look: &Look) -> bool {
         let budget = u64::from(self.lane.busy_poll_us(self.sk));
-        if budget == 0 {
-            return false;
-        }
+        let changed = || (Look::at(self.sk, self.lane) != *look).then_some(true);
+        budget > 0 && self.spin_for(budget, look, changed)
+    }
+
+    /// Spins until bytes come (`true`), the time is over, the task is wanted elsewhere, or `end`, asked now and then, has an answer.
+    fn spin_for(&self, budget_us: u64, look: &Look, end: impl Fn() -> Option<bool>) -> bool {
         // SAFETY: no requirements.
         let start = unsafe { ffi::ts_clock_us() };
         loop {
@@ -501,11 +488,11 @@ impl<'a> Recv<'a> {
             }
             // SAFETY: no requirements.
             let (stop, now) = unsafe { (ffi::ts_must_stop_spinning(), ffi::ts_clock_us()) };
-            if stop || now.wrapping_sub(start) >= budget {
+            if stop || now.wrapping_sub(start) >= budget_us {
                 return false;
             }
-            if Look::at(self.sk, self.lane) != *look {
-                return true;
+            if let Some(answer) = end() {
+                return answer;
             }
         }
     }

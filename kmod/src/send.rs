@@ -4,8 +4,8 @@
 //! # Budget of a small send() into a ring that nobody sleeps on
 //!
 //! Two atomics for the send lock, one to publish. Shared cache lines: `prod` is written; the lane's third line and the other end's
-//! slot, socket and wait queue are read and seldom change; `cons` is read only when the remembered one leaves no room. Three calls
-//! through pointers: none of ours. Nothing is allocated once the chunk exists.
+//! slot, socket and wait queue are read and seldom change; `cons` is read only when the remembered one leaves no room. No call
+//! through a pointer of ours. Nothing is allocated once the chunk exists.
 
 use crate::ffi::{self, EAGAIN, EFAULT, EPIPE, Msg, Sock, Wait};
 use crate::pair::{Guard, Lane, Link, PIECE, Side, Tx};
