@@ -269,16 +269,6 @@ u64 ts_registry_hash(u64 key)
 
 /* ---- bytes ---- */
 
-size_t ts_copy_from_iter(void *to, size_t bytes, struct msghdr *msg)
-{
-	return _copy_from_iter(to, bytes, &msg->msg_iter);
-}
-
-size_t ts_copy_to_iter(const void *from, size_t bytes, struct msghdr *msg)
-{
-	return _copy_to_iter(from, bytes, &msg->msg_iter);
-}
-
 void ts_iov_iter_revert(struct msghdr *msg, size_t bytes)
 {
 	iov_iter_revert(&msg->msg_iter, bytes);

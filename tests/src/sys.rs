@@ -48,6 +48,81 @@ pub fn send_nowhere(socket: &impl AsRawFd, length: usize) -> Result<usize> {
     checked(unsafe { libc::send(socket.as_raw_fd(), unmapped, length, libc::MSG_NOSIGNAL) })
 }
 
+/// Memory right behind which nothing is mapped.
+#[derive(Debug)]
+pub struct Cliff {
+    start: *mut c_void,
+    length: usize,
+}
+
+impl Cliff {
+    /// `length` bytes, whole pages, and as many behind them that may not be touched.
+    pub fn new(length: usize) -> Result<Self> {
+        let (read_write, private) = (
+            libc::PROT_READ | libc::PROT_WRITE,
+            libc::MAP_PRIVATE | libc::MAP_ANONYMOUS,
+        );
+        // SAFETY: a new mapping disturbs no other.
+        let start = unsafe {
+            libc::mmap(
+                std::ptr::null_mut(),
+                2 * length,
+                libc::PROT_NONE,
+                private,
+                -1,
+                0,
+            )
+        };
+        if start == libc::MAP_FAILED {
+            return Err(Error::last_os_error());
+        }
+        let cliff = Self { start, length };
+        // SAFETY: the first half of the mapping just made.
+        checked(unsafe { libc::mprotect(start, length, read_write) } as isize)?;
+        Ok(cliff)
+    }
+
+    /// Where the last `there` bytes begin.
+    fn at(&self, there: usize) -> *mut c_void {
+        assert!(there <= self.length);
+        self.start.wrapping_byte_add(self.length - there)
+    }
+
+    /// The last `there` bytes.
+    pub fn last(&mut self, there: usize) -> &mut [u8] {
+        // SAFETY: within the readable half, and borrowed from it.
+        unsafe { std::slice::from_raw_parts_mut(self.at(there).cast(), there) }
+    }
+
+    /// send(2) of `length` bytes, of which only the first `there` are mapped.
+    pub fn send(&self, socket: &impl AsRawFd, there: usize, length: usize) -> Result<usize> {
+        assert!(length - there <= self.length);
+        // SAFETY: the kernel checks the memory it reads; the mapping is ours.
+        checked(unsafe {
+            libc::send(
+                socket.as_raw_fd(),
+                self.at(there),
+                length,
+                libc::MSG_NOSIGNAL,
+            )
+        })
+    }
+
+    /// recv(2) of `length` bytes, of which only the first `there` are mapped.
+    pub fn recv(&mut self, socket: &impl AsRawFd, there: usize, length: usize) -> Result<usize> {
+        assert!(length - there <= self.length);
+        // SAFETY: the kernel checks the memory it writes; the mapping is ours and borrowed by nobody.
+        checked(unsafe { libc::recv(socket.as_raw_fd(), self.at(there), length, 0) })
+    }
+}
+
+impl Drop for Cliff {
+    fn drop(&mut self) {
+        // SAFETY: our own mapping, no longer borrowed.
+        unsafe { libc::munmap(self.start, 2 * self.length) };
+    }
+}
+
 /// sendmsg(2) with one SO_TIMESTAMPING control message that asks for a software transmit time stamp.
 pub fn send_with_timestamp(socket: &impl AsRawFd, buffer: &[u8]) -> Result<usize> {
     let mut part = libc::iovec {

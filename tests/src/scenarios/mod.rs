@@ -4,6 +4,7 @@
 mod busy;
 mod clients;
 mod close;
+mod copy;
 mod edge;
 mod full;
 mod module;
@@ -35,6 +36,7 @@ const GROUPS: &[(&str, &[Scenario])] = &[
     ("ready", ready::ALL),
     ("edge", edge::ALL),
     ("receive", receive::ALL),
+    ("copy", copy::ALL),
     ("transfer", transfer::ALL),
     ("wake", wake::ALL),
     ("passing", passing::ALL),
