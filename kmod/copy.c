@@ -17,7 +17,7 @@
 #ifdef CONFIG_X86_64
 
 /* Below this many bytes `rep` costs more to begin than it saves. */
-#define TS_REP_FROM 512
+#define TS_REP_FROM 256
 
 /* @len >= 8 bytes upwards from the start; returns how many were not copied. Either side may be user memory, made sure of by the caller. */
 static __always_inline size_t ts_copy_words(void *to, const void *from, size_t len)

@@ -459,7 +459,7 @@ void ts_wake_ahead(struct sock *const *slot)
 	if (sk) {
 		wq = rcu_dereference(sk->sk_wq);
 		if (wq)
-			wake_up_interruptible_poll(&wq->wait, EPOLLMSG);
+			wake_up_interruptible(&wq->wait);
 	}
 	rcu_read_unlock();
 }

@@ -182,8 +182,9 @@ void ts_bug(void) __noreturn;
 int tcp_splice_init(void);
 void tcp_splice_exit(void);
 int tcp_splice_pair(const struct bpf_sock_ops_kern *ctx, u64 flags, u32 busy_poll_us, u32 ring_kbytes);
-int tcp_splice_sendmsg(unsigned long link, struct sock *sk, struct msghdr *msg, size_t size, int flags, unsigned int need);
-int tcp_splice_recvmsg(unsigned long link, struct sock *sk, struct msghdr *msg, size_t len, int flags);
+int tcp_splice_sendmsg(unsigned long link, struct sock *sk, struct msghdr *msg, size_t size, int flags, unsigned int need,
+		       u32 disconnects);
+int tcp_splice_recvmsg(unsigned long link, struct sock *sk, struct msghdr *msg, size_t len, int flags, u32 disconnects);
 bool tcp_splice_readable(unsigned long link, struct sock *sk);
 bool tcp_splice_writeable(unsigned long link, const struct sock *sk, int wake);
 int tcp_splice_inq(unsigned long link, struct sock *sk);

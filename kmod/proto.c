@@ -73,6 +73,8 @@ bool ts_slots_are_free(const struct sock *sk)
 
 static int ts_sendmsg(struct sock *sk, struct msghdr *msg, size_t size)
 {
+	/* Before the link: should the socket be disconnected from here on, the message still belongs to the link's connection. */
+	u32 disconnects = READ_ONCE(sk->sk_disconnects);
 	unsigned long link = ts_link(sk);
 	unsigned int flags = msg->msg_flags, need = TS_NEED_NOTHING;
 
@@ -84,16 +86,18 @@ static int ts_sendmsg(struct sock *sk, struct msghdr *msg, size_t size)
 	else if (unlikely(msg->msg_controllen || (flags & MSG_FASTOPEN) ||
 			  ((flags & MSG_ZEROCOPY) && !msg->msg_ubuf && sock_flag(sk, SOCK_ZEROCOPY))))
 		need = TS_NEED_TCP;
-	return tcp_splice_sendmsg(link, sk, msg, size, flags, need);
+	return tcp_splice_sendmsg(link, sk, msg, size, flags, need, disconnects);
 }
 
 static int __ts_recvmsg(struct sock *sk, struct msghdr *msg, size_t len, int flags)
 {
+	/* Before the link: should the socket be disconnected from here on, the link's lanes say nothing of its next connection. */
+	u32 disconnects = READ_ONCE(sk->sk_disconnects);
 	unsigned long link = ts_link(sk);
 
 	if (unlikely(!link))
 		return ts_call_recvmsg(sk, msg, len, flags);
-	return tcp_splice_recvmsg(link, sk, msg, len, flags);
+	return tcp_splice_recvmsg(link, sk, msg, len, flags, disconnects);
 }
 
 #if LINUX_VERSION_CODE >= KERNEL_VERSION(7, 1, 0)

@@ -4,6 +4,7 @@
 mod cell;
 mod chart;
 mod check;
+mod copies;
 mod machine;
 mod measure;
 mod place;
@@ -30,6 +31,8 @@ struct Cli {
 enum Command {
     /// Check the data, measure, and write results.json, report.txt and chart.svg
     Run(run::Options),
+    /// Print what copying costs on this machine, by the ways that the module chooses from
+    Copies,
     /// Draw tables and chart once more from raw results
     Report {
         /// A results.json of an earlier run
@@ -53,6 +56,7 @@ fn main() -> ExitCode {
 fn start(command: Command) -> Result<()> {
     match command {
         Command::Run(options) => run::run(&options),
+        Command::Copies => copies::run(),
         Command::Report { results, out } => {
             let directory = out.or_else(|| results.parent().map(PathBuf::from));
             let directory = directory.unwrap_or_default();

@@ -122,6 +122,13 @@ impl Handoff {
         self.use_of_ring().is_some()
     }
 
+    /// Receiver: what `prod` says, if the use of the ring that is `settled` still lasted after that. Then all of it belongs to this
+    /// use, and TCP need not be looked at.
+    pub fn settled_prod(&self, settled: Option<Use>, prod: impl FnOnce() -> u64) -> Option<u64> {
+        let prod = prod();
+        (settled.is_some() && settled == self.use_of_ring()).then_some(prod)
+    }
+
     /// Anyone: which use of the ring this is, if it is in use. Equal values mean that nothing changed in between.
     pub fn use_of_ring(&self) -> Option<Use> {
         let word = self.word.load(Ordering::Acquire);
@@ -138,15 +145,46 @@ pub fn may_start(now: Snapshot, cons: u64) -> bool {
     }
 }
 
-/// What the receiver's TCP socket looked like *before* `prod` and the hand-off word were read.
-///
-/// That order is what makes [`next`] right: bytes queued by then were sent before any later ring segment began.
+/// What the receiver's TCP socket looks like.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct TcpView {
     /// Next sequence number to deliver (`copied_seq`).
     pub copied: u32,
     /// Next sequence number expected (`rcv_nxt`); a received FIN counts as one.
     pub received: u32,
+}
+
+impl TcpView {
+    /// Bytes in the receive queue, a FIN counting as one.
+    pub fn queued(self) -> u32 {
+        if before(self.copied, self.received) {
+            self.received.wrapping_sub(self.copied)
+        } else {
+            0
+        }
+    }
+}
+
+/// What a receiver can look at. [`Seen::of`] is who looks.
+pub trait Source {
+    /// The socket's TCP state.
+    fn tcp(&mut self) -> TcpView;
+    /// Bytes published in the ring.
+    fn prod(&mut self) -> u64;
+    /// The hand-off word.
+    fn lane(&mut self) -> Snapshot;
+}
+
+/// What a receiver saw in one round of looks.
+///
+/// The order of the looks is what makes the answers right: first TCP, then `prod`, then the lane. TCP bytes queued by the first look
+/// were sent before any later ring segment began. Were the lane looked at before `prod`, a sender that leaves, sends over TCP, and
+/// begins anew in between would have its new ring bytes taken for those of the old segment.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Seen {
+    tcp: TcpView,
+    prod: u64,
+    lane: Snapshot,
 }
 
 /// Where the receiver's next bytes are.
@@ -166,60 +204,79 @@ pub const fn before(a: u32, b: u32) -> bool {
     (a.wrapping_sub(b) as i32) < 0
 }
 
-/// Decides what a reader gets next. Pure; exhaustively tested.
-///
-/// The order in which the three were read matters: first `tcp`, then `prod`, then `lane`. Were `lane` read before `prod`, a sender
-/// that leaves, sends over TCP, and begins anew in between would have its new ring bytes taken for those of the old segment.
-/// `cons` belongs to the caller, who holds the receive lock (or only wants to know, as poll does).
-pub fn next(tcp: TcpView, lane: Snapshot, prod: u64, cons: u64) -> Next {
-    let queued = if before(tcp.copied, tcp.received) {
-        tcp.received.wrapping_sub(tcp.copied)
-    } else {
-        0
-    };
-    let (border, end) = match lane {
-        Snapshot::Tcp => {
-            return if queued > 0 {
-                Next::Tcp(queued)
-            } else {
-                Next::Await
+impl Seen {
+    /// Looks, in the order that counts.
+    pub fn of(source: &mut impl Source) -> Self {
+        let tcp = source.tcp();
+        let prod = source.prod();
+        let lane = source.lane();
+        Seen { tcp, prod, lane }
+    }
+
+    /// The socket's TCP state.
+    pub fn tcp(&self) -> TcpView {
+        self.tcp
+    }
+
+    /// Bytes published in the ring.
+    pub fn prod(&self) -> u64 {
+        self.prod
+    }
+
+    /// The hand-off word.
+    pub fn lane(&self) -> Snapshot {
+        self.lane
+    }
+
+    /// Decides what a reader gets next. Pure; exhaustively tested.
+    ///
+    /// `cons` belongs to the caller, who holds the receive lock (or only wants to know, as poll does).
+    pub fn next(&self, cons: u64) -> Next {
+        let queued = self.tcp.queued();
+        let (border, end) = match self.lane {
+            Snapshot::Tcp => {
+                return if queued > 0 {
+                    Next::Tcp(queued)
+                } else {
+                    Next::Await
+                };
+            }
+            Snapshot::Ring { border } => (border, self.prod),
+            Snapshot::Leaving { border, last } => (border, last),
+        };
+        if before(self.tcp.copied, border) {
+            let first = border.wrapping_sub(self.tcp.copied);
+            return match queued.min(first) {
+                0 => Next::Await,
+                n => Next::Tcp(n),
             };
         }
-        Snapshot::Ring { border } => (border, prod),
-        Snapshot::Leaving { border, last } => (border, last),
-    };
-    if before(tcp.copied, border) {
-        let first = border.wrapping_sub(tcp.copied);
-        return match queued.min(first) {
+        match end.saturating_sub(cons) {
+            0 if queued > 0 => Next::Tcp(queued),
             0 => Next::Await,
-            n => Next::Tcp(n),
+            n => Next::Ring(n),
+        }
+    }
+
+    /// Bytes a reader could have now without waiting: what `FIONREAD` and `SO_RCVLOWAT` count.
+    ///
+    /// `queued` is TCP's own answer (`tcp_inq()`, a FIN not counted).
+    pub fn readable(&self, queued: u32, cons: u64) -> u64 {
+        u64::from(queued).saturating_add(self.ring_readable(cons))
+    }
+
+    /// Of the bytes a reader could have now without waiting, those in the ring: all that no missing TCP byte comes before.
+    pub fn ring_readable(&self, cons: u64) -> u64 {
+        let (border, end) = match self.lane {
+            Snapshot::Tcp => return 0,
+            Snapshot::Ring { border } => (border, self.prod),
+            Snapshot::Leaving { border, last } => (border, last),
         };
-    }
-    match end.saturating_sub(cons) {
-        0 if queued > 0 => Next::Tcp(queued),
-        0 => Next::Await,
-        n => Next::Ring(n),
-    }
-}
-
-/// Bytes a reader could have now without waiting: what `FIONREAD` and `SO_RCVLOWAT` count.
-///
-/// `queued` is TCP's own answer (`tcp_inq()`, a FIN not counted).
-pub fn readable(tcp: TcpView, queued: u32, lane: Snapshot, prod: u64, cons: u64) -> u64 {
-    u64::from(queued).saturating_add(ring_readable(tcp, lane, prod, cons))
-}
-
-/// Of the bytes a reader could have now without waiting, those in the ring: all that no missing TCP byte comes before.
-pub fn ring_readable(tcp: TcpView, lane: Snapshot, prod: u64, cons: u64) -> u64 {
-    let (border, end) = match lane {
-        Snapshot::Tcp => return 0,
-        Snapshot::Ring { border } => (border, prod),
-        Snapshot::Leaving { border, last } => (border, last),
-    };
-    if before(tcp.received, border) {
-        0
-    } else {
-        end.saturating_sub(cons)
+        if before(self.tcp.received, border) {
+            0
+        } else {
+            end.saturating_sub(cons)
+        }
     }
 }
 

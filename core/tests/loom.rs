@@ -6,10 +6,10 @@
 
 use loom::cell::UnsafeCell;
 use loom::sync::Arc;
-use loom::sync::atomic::{AtomicBool, Ordering, fence};
+use loom::sync::atomic::{AtomicBool, AtomicU64, Ordering, fence};
 use loom::thread;
 use tcp_splice_core::cursors::{Closed, Cursors, writeable};
-use tcp_splice_core::handoff::{self, Handoff, Next, Snapshot, TcpView};
+use tcp_splice_core::handoff::{Handoff, Next, Seen, Snapshot, Source, TcpView};
 
 /// A ring of two bytes whose cells loom watches: a read that races with a write is an error.
 struct Ring {
@@ -181,34 +181,57 @@ fn a_snapshot_is_of_one_moment() {
     });
 }
 
-/// The reader's three looks in their order against a sender that moves to the ring: ring bytes never overtake TCP bytes.
+/// What the reader of the test below looks at. One byte went over TCP before the ring: sequence number 0.
+struct Looks<'a> {
+    lane: &'a (Handoff, Cursors, AtomicU64),
+    copied: u32,
+}
+
+impl Source for Looks<'_> {
+    fn tcp(&mut self) -> TcpView {
+        TcpView {
+            copied: self.copied,
+            received: self.lane.2.load(Ordering::Acquire) as u32,
+        }
+    }
+
+    fn prod(&mut self) -> u64 {
+        self.lane.1.prod().bytes
+    }
+
+    fn lane(&mut self) -> Snapshot {
+        self.lane.0.snapshot()
+    }
+}
+
+/// The reader's looks against a sender that moves to the ring, back, and to the ring again: each reader gets the bytes that are next.
 #[test]
 fn the_order_of_looks_protects_the_border() {
     loom::model(|| {
-        let lane = Arc::new((Handoff::new(), Cursors::new()));
+        let lane = Arc::new((Handoff::new(), Cursors::new(), AtomicU64::new(1)));
         let sender = thread::spawn({
             let lane = lane.clone();
             move || {
-                // One byte went over TCP before (sequence number 0, not yet received by the reader).
                 lane.0.start(1);
                 lane.1.publish(0, 1).unwrap();
                 lane.0.leave(1);
+                lane.2.store(2, Ordering::Release);
             }
         });
-        let tcp = TcpView {
+        let seen = Seen::of(&mut Looks {
+            lane: &lane,
             copied: 0,
-            received: 0,
-        };
-        let now = lane.0.snapshot();
-        let prod = lane.1.prod().bytes;
-        assert_eq!(handoff::next(tcp, now, prod, 0), Next::Await);
-        let tcp = TcpView {
+        });
+        // The byte before the border is unread: nothing else may be read, whatever was seen.
+        assert_eq!(seen.next(0), Next::Tcp(seen.tcp().received.min(1)));
+        let seen = Seen::of(&mut Looks {
+            lane: &lane,
             copied: 1,
-            received: 1,
-        };
-        match handoff::next(tcp, now, prod, 0) {
-            Next::Ring(1) => assert_eq!(prod, 1),
-            next => assert_eq!(next, Next::Await),
+        });
+        match seen.next(0) {
+            Next::Ring(bytes) => assert_eq!(bytes, 1),
+            Next::Await => {}
+            Next::Tcp(_) => panic!("TCP's byte behind the ring's overtook it: {seen:?}"),
         }
         sender.join().unwrap();
     });

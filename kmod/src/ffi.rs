@@ -37,7 +37,7 @@ pub(crate) struct Facts {
 
 /// `struct ts_rx_view`.
 #[repr(C)]
-#[derive(Clone, Copy, PartialEq, Eq)]
+#[derive(Clone, Copy, Default, PartialEq, Eq)]
 pub(crate) struct RxView {
     pub(crate) flags: u32,
     pub(crate) received: u32,

@@ -27,6 +27,11 @@ use tcp_splice_core::handoff::{Handoff, Use};
 /// Bytes published, or given back, at a time: the reader copies while the sender still writes.
 pub(crate) const PIECE: u64 = 8192;
 
+/// A poller found nothing in the lane.
+const WATCHED: u32 = 1;
+/// It was woken early and has not looked again.
+const WOKEN: u32 = 2;
+
 /// What the sender knows; behind the lane's send lock.
 #[repr(align(64))]
 pub(crate) struct Tx {
@@ -66,6 +71,8 @@ pub(crate) struct Lane {
     pub(crate) turn: AtomicBool,
     /// A reader of this lane sleeps in a call, or is about to. A hint.
     pub(crate) parked: AtomicBool,
+    /// Whether a poller of this lane is on watch. A hint.
+    watch: AtomicU32,
     /// State of the guess whether to wake it early (`core::ahead`). A hint.
     ahead: AtomicU32,
     tx: UnsafeCell<Tx>,
@@ -105,6 +112,7 @@ impl Lane {
             busy_poll_us: AtomicU32::new(busy_poll_us),
             turn: AtomicBool::new(false),
             parked: AtomicBool::new(false),
+            watch: AtomicU32::new(0),
             ahead: AtomicU32::new(0),
             tx: UnsafeCell::new(Tx {
                 prod: 0,
@@ -146,6 +154,25 @@ impl Lane {
         if self.handoff.in_ring() {
             self.handoff.leave(tx.prod);
             Counter::RingLeaves.add(1);
+        }
+    }
+
+    /// Receiver: a poller looked and there was nothing.
+    pub(crate) fn nothing_to_poll(&self) {
+        let watch = self.watch.load(Ordering::Relaxed);
+        if watch == WOKEN {
+            self.judge_wake(false);
+        }
+        if watch != WATCHED {
+            self.watch.store(WATCHED, Ordering::Relaxed);
+        }
+    }
+
+    /// Sender: something was published.
+    pub(crate) fn published(&self) {
+        if self.watch.load(Ordering::Relaxed) == WOKEN {
+            self.watch.store(0, Ordering::Relaxed);
+            self.judge_wake(true);
         }
     }
 
@@ -299,7 +326,8 @@ impl<'a> Link<'a> {
     /// A message was read and the other end sleeps for the answer: wakes it now if that proved right before.
     pub(crate) fn wake_ahead(self) {
         let lane = self.outbound();
-        if !lane.parked.load(Ordering::Relaxed) {
+        let watched = lane.watch.load(Ordering::Relaxed) == WATCHED;
+        if !watched && !lane.parked.load(Ordering::Relaxed) {
             return;
         }
         let state = lane.ahead.load(Ordering::Relaxed);
@@ -308,6 +336,9 @@ impl<'a> Link<'a> {
             lane.ahead.store(next, Ordering::Relaxed);
         }
         if wake {
+            if watched {
+                lane.watch.store(WOKEN, Ordering::Relaxed);
+            }
             // SAFETY: a slot of the pair.
             unsafe { ffi::ts_wake_ahead(self.peer_slot()) };
         }

@@ -2,12 +2,11 @@
 //! What poll, epoll and FIONREAD are told. No locks; any context.
 
 use crate::ffi::{self, Sock};
-use crate::pair::Link;
+use crate::pair::{Lane, Link};
 use crate::recv::Look;
 use core::ffi::{c_int, c_ulong};
 use core::sync::atomic::Ordering;
 use tcp_splice_core::cursors;
-use tcp_splice_core::handoff;
 
 /// EPOLLIN beyond what base sees (`sk_is_readable()`): are there enough bytes, counting the ring's?
 #[unsafe(no_mangle)]
@@ -17,22 +16,33 @@ extern "C" fn tcp_splice_readable(link: c_ulong, sk: *mut Sock) -> bool {
         return false;
     };
     let lane = link.inbound();
-    let look = Look::at(sk, lane);
+    // Most often asked of an empty ring, whatever segment it is in.
     let cons = lane.cursors.cons();
-    let ring = handoff::ring_readable(look.view(), look.lane, look.prod, cons);
+    let ring = if lane.cursors.prod().bytes > cons {
+        let look = Look::at(sk, lane);
+        look.seen.ring_readable(cons)
+    } else {
+        0
+    };
     if ring == 0 {
+        lane.nothing_to_poll();
         return false;
     }
     // SAFETY: the callback's own socket.
-    let (target, queued) =
-        unsafe { (ffi::ts_rcvlowat(sk, false, c_int::MAX), ffi::ts_tcp_inq(sk)) };
-    let there = ring.saturating_add(u64::try_from(queued).unwrap_or(0));
+    let target = u64::try_from(unsafe { ffi::ts_rcvlowat(sk, false, c_int::MAX) }).unwrap_or(1);
+    ring >= target || enough_in_all(sk, lane, ring, target)
+}
+
+/// The ring alone does not reach the low-water mark: with TCP's bytes, or because no more can come?
+fn enough_in_all(sk: *mut Sock, lane: &Lane, ring: u64, target: u64) -> bool {
+    // SAFETY: the callback's own socket.
+    let queued = u64::try_from(unsafe { ffi::ts_tcp_inq(sk) }).unwrap_or(0);
     // A mark that the ring cannot reach would never be reached: then a ring that is not writeable any more is enough.
-    there >= u64::try_from(target).unwrap_or(1)
-        || look.ended()
+    ring.saturating_add(queued) >= target
+        || Look::at(sk, lane).ended()
         || lane
             .ring()
-            .is_some_and(|r| !cursors::writeable(r.capacity(), look.prod.saturating_sub(cons)))
+            .is_some_and(|r| !cursors::writeable(r.capacity(), ring))
 }
 
 /// EPOLLOUT (`__sk_stream_is_writeable(sk, 1)`).
@@ -67,13 +77,7 @@ pub(crate) fn inq(link: Link<'_>, sk: *mut Sock) -> c_int {
     let look = Look::at(sk, lane);
     // SAFETY: the caller's own socket.
     let queued = u32::try_from(unsafe { ffi::ts_tcp_inq(sk) }).unwrap_or(0);
-    let there = handoff::readable(
-        look.view(),
-        queued,
-        look.lane,
-        look.prod,
-        lane.cursors.cons(),
-    );
+    let there = look.seen.readable(queued, lane.cursors.cons());
     c_int::try_from(there).unwrap_or(c_int::MAX)
 }
 
@@ -86,7 +90,7 @@ extern "C" fn tcp_splice_ring_readable(link: c_ulong, sk: *mut Sock) -> u32 {
     };
     let lane = link.inbound();
     let look = Look::at(sk, lane);
-    let bytes = handoff::ring_readable(look.view(), look.lane, look.prod, lane.cursors.cons());
+    let bytes = look.seen.ring_readable(lane.cursors.cons());
     bytes.min(c_int::MAX as u64) as u32
 }
 

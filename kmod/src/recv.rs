@@ -12,11 +12,10 @@ use crate::pair::{Guard, Lane, Link, PIECE, Rx};
 use crate::ring::{Copied, Ring};
 use core::ffi::{c_int, c_long, c_ulong};
 use core::hint::spin_loop;
-use core::mem::MaybeUninit;
 use core::ptr;
 use core::sync::atomic::Ordering;
 use tcp_splice_core::cursors;
-use tcp_splice_core::handoff::{self, Next, Snapshot, TcpView};
+use tcp_splice_core::handoff::{Next, Seen, Snapshot, Source, TcpView};
 
 /// Looks at `prod` between two looks at the clock while spinning.
 const SPINS: u32 = 32;
@@ -24,50 +23,57 @@ const SPINS: u32 = 32;
 /// How long to count on the other end being about to finish its piece, in units of 1.024 µs: it may be in a page fault.
 pub(crate) const OWNER_SPIN_US: u64 = 30;
 
-/// Everything a reader decides from, taken in the order that [`handoff::next`] asks for: TCP, prod, lane.
+/// Everything a reader decides from.
 #[derive(Clone, Copy, PartialEq, Eq)]
 pub(crate) struct Look {
     pub(crate) tcp: RxView,
-    pub(crate) lane: Snapshot,
-    pub(crate) prod: u64,
+    pub(crate) seen: Seen,
 }
 
-impl Look {
-    /// Takes the snapshots. Any context.
-    pub(crate) fn at(sk: *const Sock, lane: &Lane) -> Self {
-        let mut tcp = MaybeUninit::uninit();
-        // SAFETY: the caller's own socket; the callee fills everything in and ends with a read barrier.
-        let tcp = unsafe {
-            ffi::ts_rx_view(sk, tcp.as_mut_ptr());
-            tcp.assume_init()
-        };
-        let prod = lane.cursors.prod().bytes;
-        Look {
-            tcp,
-            lane: lane.handoff.snapshot(),
-            prod,
-        }
-    }
+/// A socket and the lane it reads from.
+struct Eyes<'a> {
+    sk: *const Sock,
+    lane: &'a Lane,
+    tcp: RxView,
+}
 
-    pub(crate) fn view(&self) -> TcpView {
+impl Source for Eyes<'_> {
+    fn tcp(&mut self) -> TcpView {
+        // SAFETY: the caller's own socket; the callee ends with a read barrier.
+        unsafe { ffi::ts_rx_view(self.sk, &mut self.tcp) };
         TcpView {
             copied: self.tcp.copied,
             received: self.tcp.received,
         }
     }
 
-    fn next(&self, cons: u64) -> Next {
-        handoff::next(self.view(), self.lane, self.prod, cons)
+    fn prod(&mut self) -> u64 {
+        self.lane.cursors.prod().bytes
+    }
+
+    fn lane(&mut self) -> Snapshot {
+        self.lane.handoff.snapshot()
+    }
+}
+
+impl Look {
+    /// Looks. Any context.
+    pub(crate) fn at(sk: *const Sock, lane: &Lane) -> Self {
+        let mut eyes = Eyes {
+            sk,
+            lane,
+            tcp: RxView::default(),
+        };
+        let seen = Seen::of(&mut eyes);
+        Look {
+            tcp: eyes.tcp,
+            seen,
+        }
     }
 
     /// Bytes in TCP's queue, a FIN counting as one.
     fn queued(&self) -> u32 {
-        let TcpView { copied, received } = self.view();
-        if handoff::before(copied, received) {
-            received.wrapping_sub(copied)
-        } else {
-            0
-        }
+        self.seen.tcp().queued()
     }
 
     /// TCP has come to an end of some kind.
@@ -89,6 +95,8 @@ struct Recv<'a> {
     msg: *mut Msg,
     len: usize,
     flags: c_int,
+    /// `sk_disconnects` when the call began: the link belongs to that connection.
+    disconnects: u32,
     copied: usize,
     /// Of `copied`, those from the ring.
     from_ring: usize,
@@ -110,6 +118,7 @@ extern "C" fn tcp_splice_recvmsg(
     msg: *mut Msg,
     len: usize,
     flags: c_int,
+    disconnects: u32,
 ) -> c_int {
     // SAFETY: a call of this socket is running.
     let link = unsafe { Link::from_word(link) };
@@ -124,6 +133,7 @@ extern "C" fn tcp_splice_recvmsg(
         msg,
         len,
         flags,
+        disconnects,
         copied: 0,
         from_ring: 0,
     }
@@ -150,10 +160,6 @@ impl<'a> Recv<'a> {
             drop(rx);
             timeout = Some(self.wait(&look, left));
             rx = self.link.lock_rx();
-            // SAFETY: the caller's own socket.
-            if unsafe { ffi::ts_disconnects(self.sk) } != look.tcp.disconnects {
-                break -EPIPE;
-            }
         };
         let extras = if result >= 0 || self.copied > 0 {
             self.extras(&rx)
@@ -218,14 +224,14 @@ impl<'a> Recv<'a> {
         }
         loop {
             self.take_settled(rx)?;
-            let look = Look::at(self.sk, self.lane);
-            match look.next(rx.cons) {
+            let look = self.look()?;
+            match look.seen.next(rx.cons) {
                 Next::Ring(bytes) => {
                     rx.settled = self
                         .lane
                         .handoff
                         .use_of_ring()
-                        .filter(|_| matches!(look.lane, Snapshot::Ring { .. }));
+                        .filter(|_| matches!(look.seen.lane(), Snapshot::Ring { .. }));
                     self.take_ring(rx, bytes)?;
                     if self.rest() == 0 {
                         return Err(Stop::Done);
@@ -256,16 +262,26 @@ impl<'a> Recv<'a> {
 
     /// The quick way: while one use of the ring lasts and TCP's bytes before it are read, only the ring counts.
     fn take_settled(&mut self, rx: &mut Rx) -> Result<(), Stop> {
-        // `prod` before the lane, as in `Look`.
-        let bytes = self.lane.cursors.prod().bytes.saturating_sub(rx.cons);
-        if bytes == 0 || rx.settled.is_none() || rx.settled != self.lane.handoff.use_of_ring() {
-            return Ok(());
-        }
+        let prod = || self.lane.cursors.prod().bytes;
+        let bytes = match self.lane.handoff.settled_prod(rx.settled, prod) {
+            Some(prod) if prod > rx.cons => prod.wrapping_sub(rx.cons),
+            _ => return Ok(()),
+        };
         self.take_ring(rx, bytes)?;
         if self.rest() == 0 || self.copied >= self.target() {
             Err(Stop::Done)
         } else {
             Ok(())
+        }
+    }
+
+    /// Looks, if the connection is still the one that the call began with (as tcp_recvmsg_locked() after it has waited).
+    fn look(&self) -> Result<Look, Stop> {
+        let look = Look::at(self.sk, self.lane);
+        if look.tcp.disconnects == self.disconnects {
+            Ok(look)
+        } else {
+            Err(Stop::Result(-EPIPE))
         }
     }
 
@@ -336,7 +352,7 @@ impl<'a> Recv<'a> {
     /// MSG_PEEK: as `take`, but nothing is given back.
     fn peek(&mut self, rx: &Rx) -> Result<Look, Stop> {
         loop {
-            let look = Look::at(self.sk, self.lane);
+            let look = self.look()?;
             let there = self.peekable(&look, rx);
             if there > 0 && (there >= self.peek_target(there) || look.ended()) {
                 return match self.peek_at(&look, rx) {
@@ -355,7 +371,7 @@ impl<'a> Recv<'a> {
 
     /// The call may not wait for more: it takes what there is.
     fn peek_what_there_is(&mut self, rx: &Rx) {
-        let look = Look::at(self.sk, self.lane);
+        let Ok(look) = self.look() else { return };
         if self.peekable(&look, rx) > 0 {
             // A fault leaves nothing copied, and then the caller's error stands.
             self.peek_at(&look, rx);
@@ -371,7 +387,7 @@ impl<'a> Recv<'a> {
     /// Bytes that a peek could show: TCP's first, the ring's after them, and behind a ring segment that has ended TCP's again.
     fn peekable(&self, look: &Look, rx: &Rx) -> u64 {
         let fin = u64::from(look.tcp.flags & ffi::RX_DONE != 0);
-        let ring = handoff::ring_readable(look.view(), look.lane, look.prod, rx.cons);
+        let ring = look.seen.ring_readable(rx.cons);
         let queued = u64::from(look.queued()).saturating_sub(fin);
         queued.saturating_add(ring).saturating_sub(self.peek_skip())
     }
@@ -384,8 +400,8 @@ impl<'a> Recv<'a> {
 
     /// Copies what `look` shows, segment by segment.
     fn peek_at(&mut self, look: &Look, rx: &Rx) -> Stop {
-        let ring = handoff::ring_readable(look.view(), look.lane, look.prod, rx.cons);
-        let first = match look.next(rx.cons) {
+        let ring = look.seen.ring_readable(rx.cons);
+        let first = match look.seen.next(rx.cons) {
             Next::Tcp(bytes) => bytes,
             _ => 0,
         };
@@ -481,7 +497,7 @@ impl<'a> Recv<'a> {
         let start = unsafe { ffi::ts_clock_us() };
         loop {
             for _ in 0..SPINS {
-                if self.lane.cursors.prod().bytes != look.prod {
+                if self.lane.cursors.prod().bytes != look.seen.prod() {
                     return true;
                 }
                 spin_loop();
@@ -513,8 +529,7 @@ impl<'a> Recv<'a> {
     /// TCP_INQ and msg_get_inq: what is left, a FIN counting as one, 1 at the end of the stream (tcp_inq_hint()).
     fn report_inq(&self) {
         let look = Look::at(self.sk, self.lane);
-        let ring =
-            handoff::ring_readable(look.view(), look.lane, look.prod, self.lane.cursors.cons());
+        let ring = look.seen.ring_readable(self.lane.cursors.cons());
         let left =
             c_int::try_from(ring.saturating_add(u64::from(look.queued()))).unwrap_or(c_int::MAX);
         let inq = if left == 0 && look.tcp.flags & ffi::RX_DONE != 0 {

@@ -53,8 +53,8 @@ struct Send<'a> {
     /// `sk_disconnects` when the call began: the message belongs to that connection.
     disconnects: u32,
     copied: usize,
-    /// Jiffies left; 0: do not wait.
-    timeout: c_long,
+    /// Jiffies left, 0: do not wait; none before the first wait.
+    timeout: Option<c_long>,
     /// This call made others wait until its message is through.
     has_turn: bool,
 }
@@ -82,19 +82,13 @@ extern "C" fn tcp_splice_sendmsg(
     size: usize,
     flags: c_int,
     need: c_uint,
+    disconnects: u32,
 ) -> c_int {
     // SAFETY: a call of this socket is running.
     let link = unsafe { Link::from_word(link) };
     let (Some(link), true) = (link, size > 0) else {
         // SAFETY: as the kernel would have called it.
         return unsafe { ffi::ts_base_sendmsg(sk, msg, size) };
-    };
-    // SAFETY: the caller's own socket.
-    let (timeout, disconnects) = unsafe { (ffi::ts_sndtimeo(sk), ffi::ts_disconnects(sk)) };
-    let timeout = if flags & ffi::MSG_DONTWAIT != 0 {
-        0
-    } else {
-        timeout
     };
     Send {
         link,
@@ -105,7 +99,7 @@ extern "C" fn tcp_splice_sendmsg(
         flags,
         disconnects,
         copied: 0,
-        timeout,
+        timeout: None,
         has_turn: false,
     }
     .run(need)
@@ -256,6 +250,7 @@ impl<'a> Send<'a> {
         }
         tx.prod = tx.prod.wrapping_add(bytes as u64);
         self.copied = self.copied.wrapping_add(bytes);
+        self.lane.published();
         // SAFETY: a slot of the pair, after a publication.
         unsafe { ffi::ts_notify_readable(self.link.peer_slot()) };
         Step::Progress
@@ -307,9 +302,22 @@ impl<'a> Send<'a> {
         quiet
     }
 
+    fn timeout(&mut self) -> c_long {
+        let (sk, flags) = (self.sk, self.flags);
+        *self.timeout.get_or_insert_with(|| {
+            if flags & ffi::MSG_DONTWAIT != 0 {
+                0
+            } else {
+                // SAFETY: the caller's own socket.
+                unsafe { ffi::ts_sndtimeo(sk) }
+            }
+        })
+    }
+
     /// No room: waits for it, or says so. Returns with the lock taken again, or with the call's result.
     fn full(&mut self, tx: Guard<'a, Tx>) -> Result<Guard<'a, Tx>, c_int> {
-        if self.timeout == 0 {
+        let left = self.timeout();
+        if left == 0 {
             return if self.ask_for_space() {
                 Ok(tx)
             } else {
@@ -319,7 +327,7 @@ impl<'a> Send<'a> {
         // SAFETY: process context.
         if unsafe { ffi::ts_signal_pending() } {
             // SAFETY: no requirements.
-            let errno = unsafe { ffi::ts_intr_errno(self.timeout) };
+            let errno = unsafe { ffi::ts_intr_errno(left) };
             return Err(self.finish(tx, errno));
         }
         // A message that fits the ring is not torn: while it waits half written, others wait too.
@@ -391,7 +399,7 @@ impl<'a> Send<'a> {
             ffi::ts_wait_begin(self.sk, &mut wait);
             ffi::ts_set_nospace(self.sk);
             if !self.may_go_on() {
-                self.timeout = ffi::ts_schedule_timeout(self.timeout);
+                self.timeout = Some(ffi::ts_schedule_timeout(self.timeout()));
             }
             ffi::ts_wait_end(self.sk, &mut wait);
         }

@@ -61,6 +61,33 @@ struct World {
 
 const ISN: u32 = u32::MAX - 1;
 
+/// The world at the moments of a receiver's looks, whichever they are.
+struct Moments<'a>(std::array::IntoIter<&'a World, 3>);
+
+impl<'a> Moments<'a> {
+    fn new(worlds: [&'a World; 3]) -> Self {
+        Moments(worlds.into_iter())
+    }
+
+    fn now(&mut self) -> &'a World {
+        self.0.next().expect("three looks")
+    }
+}
+
+impl Source for Moments<'_> {
+    fn tcp(&mut self) -> TcpView {
+        self.now().view()
+    }
+
+    fn prod(&mut self) -> u64 {
+        self.now().prod()
+    }
+
+    fn lane(&mut self) -> Snapshot {
+        self.now().lane
+    }
+}
+
 impl World {
     fn new() -> Self {
         World {
@@ -135,7 +162,7 @@ impl World {
                 self.received = self.received.wrapping_add(1);
                 true
             }
-            Op::Read(max) => self.read(self.view(), self.lane, self.prod(), max),
+            Op::Read(max) => self.read(self.seen(), max),
             _ => false,
         }
     }
@@ -146,9 +173,14 @@ impl World {
         self.sent += 1;
     }
 
-    /// One read with the given, perhaps outdated, snapshots.
-    fn read(&mut self, tcp: TcpView, lane: Snapshot, prod: u64, max: u32) -> bool {
-        match next(tcp, lane, prod, self.cons) {
+    /// What a receiver sees that nobody disturbs.
+    fn seen(&self) -> Seen {
+        Seen::of(&mut Moments::new([self, self, self]))
+    }
+
+    /// One read after the given, perhaps outdated, looks.
+    fn read(&mut self, seen: Seen, max: u32) -> bool {
+        match seen.next(self.cons) {
             Next::Tcp(n) => {
                 for _ in 0..n.min(max) {
                     let at = self.copied.wrapping_sub(ISN) as usize;
@@ -187,7 +219,7 @@ impl World {
         let mut reader = self.clone();
         while reader.step(Op::Read(9)) {}
         let can = u64::from(reader.got - self.got);
-        let said = readable(tcp, queued, self.lane, self.prod(), self.cons);
+        let said = self.seen().readable(queued, self.cons);
         // TCP bytes after a ring segment are only reached through it: both count, and both are read.
         assert_eq!(said, can, "readable() is wrong");
     }
@@ -241,14 +273,12 @@ fn outdated_looks_are_safe_in_a_second_segment() {
 /// Every way to spread `budget` steps of the sender over the moments between the looks.
 fn stale_looks(world: World, budget: u32) {
     sender_runs(&world, budget, &mut |w0, left| {
-        let tcp = w0.view();
         sender_runs(w0, left, &mut |w1, left| {
-            let prod = w1.prod();
             sender_runs(w1, left, &mut |w2, left| {
-                let lane = w2.lane;
+                let seen = Seen::of(&mut Moments::new([w0, w1, w2]));
                 sender_runs(w2, left, &mut |w3, _| {
                     let mut w = w3.clone();
-                    w.read(tcp, lane, prod, 9);
+                    w.read(seen, 9);
                     w.drains();
                 });
             });
@@ -284,27 +314,35 @@ fn uses_differ() {
     assert!(h.use_of_ring().is_some() && h.use_of_ring() != first);
 }
 
+/// A settled use of the ring says what was published in it, and nothing of what came after.
+#[test]
+fn settled_uses_end() {
+    let h = Handoff::new();
+    assert_eq!(h.settled_prod(None, || 3), None);
+    h.start(7);
+    let settled = h.use_of_ring();
+    assert_eq!(h.settled_prod(settled, || 3), Some(3));
+    assert_eq!(h.settled_prod(None, || 3), None);
+    // The sender leaves and begins anew at the very moment of the look: these bytes may belong to the new use.
+    let late = h.settled_prod(settled, || {
+        h.leave(3);
+        h.start(9);
+        4
+    });
+    assert_eq!(late, None);
+}
+
 /// A segment ends at `last`, whatever has been published since; copied bytes beyond those received count as none.
 #[test]
 fn stale_edges() {
-    let tcp = TcpView {
-        copied: 5,
-        received: 5,
+    let seen = |copied, received, lane, prod| Seen {
+        tcp: TcpView { copied, received },
+        prod,
+        lane,
     };
     let lane = Snapshot::Leaving { border: 5, last: 3 };
-    assert_eq!(next(tcp, lane, 9, 1), Next::Ring(2));
-    assert_eq!(ring_readable(tcp, lane, 9, 1), 2);
-    assert_eq!(next(tcp, lane, 9, 3), Next::Await);
-    assert_eq!(
-        next(
-            TcpView {
-                copied: 6,
-                received: 5
-            },
-            Snapshot::Tcp,
-            0,
-            0
-        ),
-        Next::Await
-    );
+    assert_eq!(seen(5, 5, lane, 9).next(1), Next::Ring(2));
+    assert_eq!(seen(5, 5, lane, 9).ring_readable(1), 2);
+    assert_eq!(seen(5, 5, lane, 9).next(3), Next::Await);
+    assert_eq!(seen(6, 5, Snapshot::Tcp, 0).next(0), Next::Await);
 }
