@@ -448,7 +448,10 @@ void ts_notify_writeable(struct sock *const *slot)
 	rcu_read_unlock();
 }
 
-/* Wakes those who sleep in calls on the other end's socket, with a key that no poller asks for: nothing has happened yet. */
+/*
+ * Nothing has happened yet, but soon will. Without a key: whoever waits, in a call or in a poller, looks for himself before he
+ * believes it (io_uring's poll would take a key's word).
+ */
 void ts_wake_ahead(struct sock *const *slot)
 {
 	struct socket_wq *wq;

@@ -1,10 +1,10 @@
 // SPDX-License-Identifier: GPL-2.0-only
 //! Whether to wake the other end before there is anything for it: *wake-ahead*.
 //!
-//! In a request and response exchange the client sleeps in recv() while the server reads the request; a moment later the server
-//! answers and wakes it. Most of that wake-up's time passes on the client's idle processor. Waking it when the request has been
-//! read lets both run at once: AF_UNIX does so by accident, since its receive frees the sender's buffer and that wakes whoever
-//! sleeps on the socket.
+//! In a request and response exchange the client sleeps, in recv() or in a poller, while the server reads the request; a moment
+//! later the server answers and wakes it. Most of that wake-up's time passes on the client's idle processor. Waking it when the
+//! request has been read lets both run at once: AF_UNIX does so by accident, since its receive frees the sender's buffer and that
+//! wakes whoever sleeps on the socket.
 //!
 //! It is a guess, and guessing wrong costs the sleeper a useless wake-up. So each wrong guess of a lane doubles the number of
 //! chances that are let pass, up to [`PENALTY_MAX`]; each right one forgives.

@@ -336,6 +336,7 @@ impl<'a> Link<'a> {
             lane.ahead.store(next, Ordering::Relaxed);
         }
         if wake {
+            Counter::WakesAhead.add(1);
             if watched {
                 lane.watch.store(WOKEN, Ordering::Relaxed);
             }

@@ -17,6 +17,7 @@ pub(crate) enum Counter {
     RingLeaves,
     RingBytes,
     TcpBytes,
+    WakesAhead,
     RingMemory,
     RingMemoryGone,
     /// The first of one counter for each [`Refusal`].
@@ -75,6 +76,7 @@ extern "C" fn tcp_splice_show(seq: *mut SeqFile) {
     line(seq, "ring_leaves", Counter::RingLeaves.sum());
     line(seq, "ring_bytes", Counter::RingBytes.sum());
     line(seq, "tcp_bytes", Counter::TcpBytes.sum());
+    line(seq, "wakes_ahead", Counter::WakesAhead.sum());
     line(
         seq,
         "ring_kbytes_alive",

@@ -28,12 +28,12 @@ impl<T: Send + 'static> Asleep<T> {
         });
         let id = told.recv().context("failed to learn the thread's id")?;
         let asleep = Self { thread, id };
-        asleep.wait()?;
+        asleep.settle()?;
         Ok(asleep)
     }
 
-    /// Waits until the thread was seen asleep several times in a row.
-    fn wait(&self) -> Result<()> {
+    /// Waits until the thread was seen asleep several times in a row, or has ended.
+    pub fn settle(&self) -> Result<()> {
         let mut seen = 0;
         wait_until("thread asleep", || {
             seen = if self.sleeps() { seen + 1 } else { 0 };

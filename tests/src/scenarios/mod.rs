@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: GPL-2.0-only
 //! All scenarios, by group.
 
+mod ahead;
 mod busy;
 mod clients;
 mod close;
@@ -39,6 +40,7 @@ const GROUPS: &[(&str, &[Scenario])] = &[
     ("copy", copy::ALL),
     ("transfer", transfer::ALL),
     ("wake", wake::ALL),
+    ("ahead", ahead::ALL),
     ("passing", passing::ALL),
     ("tcpish", tcpish::ALL),
     ("uring", uring::ALL),
