@@ -467,6 +467,19 @@ void ts_wake_ahead(struct sock *const *slot)
 	rcu_read_unlock();
 }
 
+static DEFINE_PER_CPU(unsigned long, ts_last_batch);
+
+/*
+ * Has this thread not slept since it asked last? It has other work at hand, then, and is not alone in this. Two threads that share a
+ * processor, or one that changes it, get the other answer: a hint.
+ */
+bool ts_is_in_a_batch(void)
+{
+	unsigned long now = (unsigned long)current + current->nvcsw;
+
+	return this_cpu_xchg(ts_last_batch, now) == now;
+}
+
 /* Does a thread sleep inside base recvmsg, splice_read or sendmsg of the other end? Only those use this wake function. */
 bool ts_base_reader_asleep(struct sock *const *slot)
 {

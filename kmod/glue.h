@@ -154,6 +154,7 @@ void ts_wake_writers(struct sock *sk);
 void ts_notify_readable(struct sock *const *slot);
 void ts_notify_writeable(struct sock *const *slot);
 void ts_wake_ahead(struct sock *const *slot);
+bool ts_is_in_a_batch(void);
 bool ts_base_reader_asleep(struct sock *const *slot);
 void ts_kick_base_reader(struct sock *sk);
 u32 ts_busy_poll_us(const struct sock *sk);

@@ -182,6 +182,7 @@ unsafe extern "C" {
     pub(crate) fn ts_notify_readable(slot: *const AtomicPtr<Sock>);
     pub(crate) fn ts_notify_writeable(slot: *const AtomicPtr<Sock>);
     pub(crate) fn ts_wake_ahead(slot: *const AtomicPtr<Sock>);
+    pub(crate) fn ts_is_in_a_batch() -> bool;
     /// Full barrier first.
     pub(crate) fn ts_base_reader_asleep(slot: *const AtomicPtr<Sock>) -> bool;
     pub(crate) fn ts_kick_base_reader(sk: *mut Sock);

@@ -330,6 +330,11 @@ impl<'a> Link<'a> {
         if !watched && !lane.parked.load(Ordering::Relaxed) {
             return;
         }
+        // One request of many: what this end does next will not be the answer to this one, and it is not waiting that costs.
+        // SAFETY: no requirements.
+        if unsafe { ffi::ts_is_in_a_batch() } {
+            return;
+        }
         let state = lane.ahead.load(Ordering::Relaxed);
         let (wake, next) = ahead::guess(state);
         if next != state {
