@@ -7,14 +7,17 @@
  * source. Words have no such place: a loop for short runs, `rep movsq` for long ones, and one last word that overlaps for the
  * rest. `tcp-splice-bench copies` prints what each way costs on a machine. Where user memory faults, these copy less, as the kernel's do.
  */
+#include <linux/fault-inject-usercopy.h>
 #include <linux/instrumented.h>
 #include <linux/iov_iter.h>
 #include <linux/socket.h>
 #include <linux/uaccess.h>
+#include <linux/version.h>
 
 #include "glue.h"
 
-#ifdef CONFIG_X86_64
+/* Before 6.18 mask_user_address() did not know its limit in a module. */
+#if defined(CONFIG_X86_64) && LINUX_VERSION_CODE >= KERNEL_VERSION(6, 18, 0)
 
 /* Below this many bytes `rep` costs more to begin than it saves. */
 #define TS_REP_FROM 256
@@ -32,6 +35,8 @@ static __always_inline size_t ts_copy_words(void *to, const void *from, size_t l
 			     "	addq $8, %[to]\n"
 			     "	decq %[words]\n"
 			     "	jnz 1b\n"
+			     "	testq %[rest], %[rest]\n"
+			     "	jz 5f\n"
 			     "3:	movq -8(%[from],%[rest]), %[word]\n"
 			     "4:	movq %[word], -8(%[to],%[rest])\n"
 			     "	xorl %k[rest], %k[rest]\n"
@@ -44,6 +49,8 @@ static __always_inline size_t ts_copy_words(void *to, const void *from, size_t l
 			     : : "memory", "cc");
 	else
 		asm volatile("1:	rep movsq\n"
+			     "	testq %[rest], %[rest]\n"
+			     "	jz 4f\n"
 			     "2:	movq -8(%[from],%[rest]), %[word]\n"
 			     "3:	movq %[word], -8(%[to],%[rest])\n"
 			     "	xorl %k[rest], %k[rest]\n"
@@ -61,6 +68,8 @@ static __always_inline size_t ts_from_user(void __user *from, size_t progress, s
 {
 	size_t left;
 
+	if (should_fail_usercopy())
+		return len;
 	/* A kernel address becomes one that faults; enough, since bytes are touched in order (copy_from_user_iter()). */
 	from = mask_user_address(from);
 	to += progress;
@@ -72,6 +81,8 @@ static __always_inline size_t ts_from_user(void __user *from, size_t progress, s
 
 static __always_inline size_t ts_to_user(void __user *to, size_t progress, size_t len, void *from, void *priv)
 {
+	if (should_fail_usercopy())
+		return len;
 	to = mask_user_address(to);
 	from += progress;
 	instrument_copy_to_user(to, from, len);

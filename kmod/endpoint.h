@@ -18,6 +18,7 @@
 struct ts_endpoint {
 	unsigned long link;		/* 0 while not paired; see glue.h */
 	struct sock *sk;
+	u32 disconnects;		/* sk_disconnects when it was installed: the link is of that connection */
 	struct ts_endpoint *older;	/* of the same socket, before connect(AF_UNSPEC): freed together */
 	void (*destruct)(struct sock *sk);	/* sk_destruct before ours, if the ULP slot was given away */
 	u8 older_count;

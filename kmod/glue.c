@@ -449,22 +449,51 @@ void ts_notify_writeable(struct sock *const *slot)
 }
 
 /*
- * Nothing has happened yet, but soon will. Without a key: whoever waits, in a call or in a poller, looks for himself before he
- * believes it (io_uring's poll would take a key's word).
+ * What TCP would take from @from before it stops, if @to does not read: both buffers. Until somebody fixes its size, the sender's
+ * grows with what it sends (tcp_sndbuf_expand()), the receiver's only with what is read (tcp_rcv_space_adjust()).
  */
-void ts_wake_ahead(struct sock *const *slot)
+u64 ts_tcp_would_hold(struct sock *const *from, struct sock *const *to)
+{
+	const struct sock *sender, *receiver;
+	u64 bytes = 0;
+
+	rcu_read_lock();
+	sender = READ_ONCE(*from);
+	receiver = READ_ONCE(*to);
+	if (sender && receiver)
+		bytes = (u64)READ_ONCE(receiver->sk_rcvbuf) +
+			(sender->sk_userlocks & SOCK_SNDBUF_LOCK ? READ_ONCE(sender->sk_sndbuf) :
+			 READ_ONCE(sock_net(sender)->ipv4.sysctl_tcp_wmem[2]));
+	rcu_read_unlock();
+	return bytes;
+}
+
+/* A receiver that has read nothing for so long is not reading. */
+long ts_stall_jiffies(void)
+{
+	return msecs_to_jiffies(10);
+}
+
+/*
+ * Nothing has happened yet, but soon will. Pollers are woken without a key, so that they look for themselves before they believe it
+ * (io_uring's poll takes a key's word); else with a key that none of them asks for. False: nobody was there.
+ */
+bool ts_wake_ahead(struct sock *const *slot, bool pollers)
 {
 	struct socket_wq *wq;
+	bool found = false;
 	struct sock *sk;
 
 	rcu_read_lock();
 	sk = READ_ONCE(*slot);
 	if (sk) {
 		wq = rcu_dereference(sk->sk_wq);
-		if (wq)
-			wake_up_interruptible(&wq->wait);
+		found = wq && waitqueue_active(&wq->wait);
+		if (found)
+			__wake_up(&wq->wait, TASK_INTERRUPTIBLE, 1, pollers ? NULL : poll_to_key(EPOLLMSG));
 	}
 	rcu_read_unlock();
+	return found;
 }
 
 static DEFINE_PER_CPU(unsigned long, ts_last_batch);

@@ -153,7 +153,9 @@ int ts_stream_error(struct sock *sk, int flags, int err);
 void ts_wake_writers(struct sock *sk);
 void ts_notify_readable(struct sock *const *slot);
 void ts_notify_writeable(struct sock *const *slot);
-void ts_wake_ahead(struct sock *const *slot);
+u64 ts_tcp_would_hold(struct sock *const *from, struct sock *const *to);
+long ts_stall_jiffies(void);
+bool ts_wake_ahead(struct sock *const *slot, bool pollers);
 bool ts_is_in_a_batch(void);
 bool ts_base_reader_asleep(struct sock *const *slot);
 void ts_kick_base_reader(struct sock *sk);
@@ -186,6 +188,7 @@ int tcp_splice_pair(const struct bpf_sock_ops_kern *ctx, u64 flags, u32 busy_pol
 int tcp_splice_sendmsg(unsigned long link, struct sock *sk, struct msghdr *msg, size_t size, int flags, unsigned int need,
 		       u32 disconnects);
 int tcp_splice_recvmsg(unsigned long link, struct sock *sk, struct msghdr *msg, size_t len, int flags, u32 disconnects);
+void tcp_splice_polled(unsigned long link, bool edges);
 bool tcp_splice_readable(unsigned long link, struct sock *sk);
 bool tcp_splice_writeable(unsigned long link, const struct sock *sk, int wake);
 int tcp_splice_inq(unsigned long link, struct sock *sk);

@@ -73,9 +73,8 @@ bool ts_slots_are_free(const struct sock *sk)
 
 static int ts_sendmsg(struct sock *sk, struct msghdr *msg, size_t size)
 {
-	/* Before the link: should the socket be disconnected from here on, the message still belongs to the link's connection. */
-	u32 disconnects = READ_ONCE(sk->sk_disconnects);
-	unsigned long link = ts_link(sk);
+	struct ts_endpoint *ep = ts_endpoint(sk);
+	unsigned long link = ep ? smp_load_acquire(&ep->link) : 0;
 	unsigned int flags = msg->msg_flags, need = TS_NEED_NOTHING;
 
 	if (unlikely(!link))
@@ -86,18 +85,25 @@ static int ts_sendmsg(struct sock *sk, struct msghdr *msg, size_t size)
 	else if (unlikely(msg->msg_controllen || (flags & MSG_FASTOPEN) ||
 			  ((flags & MSG_ZEROCOPY) && !msg->msg_ubuf && sock_flag(sk, SOCK_ZEROCOPY))))
 		need = TS_NEED_TCP;
-	return tcp_splice_sendmsg(link, sk, msg, size, flags, need, disconnects);
+	return tcp_splice_sendmsg(link, sk, msg, size, flags, need, ep->disconnects);
 }
 
 static int __ts_recvmsg(struct sock *sk, struct msghdr *msg, size_t len, int flags)
 {
-	/* Before the link: should the socket be disconnected from here on, the link's lanes say nothing of its next connection. */
-	u32 disconnects = READ_ONCE(sk->sk_disconnects);
-	unsigned long link = ts_link(sk);
+	for (;;) {
+		struct ts_endpoint *ep = ts_endpoint(sk);
+		unsigned long link = ep ? smp_load_acquire(&ep->link) : 0;
+		int copied;
 
-	if (unlikely(!link))
-		return ts_call_recvmsg(sk, msg, len, flags);
-	return tcp_splice_recvmsg(link, sk, msg, len, flags, disconnects);
+		if (unlikely(!link))
+			return ts_call_recvmsg(sk, msg, len, flags);
+		copied = tcp_splice_recvmsg(link, sk, msg, len, flags, ep->disconnects);
+		if (likely(copied != -ESTALE))
+			return copied;
+		/* Another thread disconnects the socket at this moment, under its lock: then it has no link, or a new one. */
+		lock_sock(sk);
+		release_sock(sk);
+	}
 }
 
 #if LINUX_VERSION_CODE >= KERNEL_VERSION(7, 1, 0)
@@ -352,6 +358,22 @@ static int ts_getsockopt(struct sock *sk, int level, int optname, char __user *o
 
 /* ---- struct proto_ops ---- */
 
+/* Tells who may be woken ahead: level-triggered pollers only, see tcp_splice_polled(). */
+static __poll_t ts_poll(struct file *file, struct socket *sock, struct poll_table_struct *wait)
+{
+	__poll_t mask = tcp_poll(file, sock, wait);
+	__poll_t wanted = poll_requested_events(wait);
+	bool edges = wanted & EPOLLET;
+	unsigned long link;
+
+	if (wait && (edges || !(mask & wanted))) {
+		link = ts_link(sock->sk);
+		if (link)
+			tcp_splice_polled(link, edges);
+	}
+	return mask;
+}
+
 static int ts_set_rcvlowat(struct sock *sk, int val)
 {
 	int err = inet_stream_ops.set_rcvlowat(sk, val);
@@ -370,6 +392,7 @@ static void __init ts_init_ops(struct proto_ops *ops, const struct proto_ops *ba
 	ops->read_sock = NULL;
 	ops->read_skb = NULL;
 	ops->sendmsg_locked = NULL;
+	ops->poll = ts_poll;
 	ops->set_rcvlowat = ts_set_rcvlowat;
 #ifdef CONFIG_MMU
 	ops->mmap = sock_no_mmap;
@@ -408,6 +431,7 @@ void ts_install(struct sock *sk, struct ts_endpoint_body *body)
 	struct inet_connection_sock *icsk = inet_csk(sk);
 
 	ep->sk = sk;
+	ep->disconnects = sk->sk_disconnects;
 	ep->older = ts_endpoint(sk);
 	if (ep->older)
 		ep->older_count = ep->older->older_count + 1;
@@ -492,7 +516,7 @@ static bool __init ts_families_agree(void)
 	       v6->shutdown == tcp_prot.shutdown && v6->unhash == tcp_prot.unhash && v6->close == tcp_prot.close &&
 	       v6->disconnect == tcp_prot.disconnect && v6->release_cb == tcp_prot.release_cb &&
 	       v6->setsockopt == tcp_prot.setsockopt && v6->getsockopt == tcp_prot.getsockopt &&
-	       v6->stream_memory_free == tcp_prot.stream_memory_free && tcp_prot.close == tcp_close &&
+	       v6->stream_memory_free == tcp_prot.stream_memory_free && tcp_prot.close == tcp_close && inet_stream_ops.poll == tcp_poll &&
 	       !v6->sock_is_readable && !tcp_prot.sock_is_readable;
 }
 

@@ -1,9 +1,13 @@
 // SPDX-License-Identifier: GPL-2.0-only
-//! Where in the ring's chunks a run of bytes lies.
+//! Where in the ring's chunks a run of bytes lies, and which chunks can be used again.
 //!
-//! The ring's memory is an array of equal chunks, so that no large contiguous allocation is ever needed.
+//! The ring's memory is a set of equal chunks, so that no large contiguous allocation is ever needed. Chunks are numbered along the
+//! stream: chunk `n` holds the bytes from `n * chunk_bytes` on. A table of slots says where the memory of each is; a chunk's slot is
+//! its number modulo the number of slots. When the receiver is through with a chunk, the sender takes its memory out of the slot
+//! and puts it into that of a later chunk ([`Supply`]). So a ring holds no more memory than what is under way needs, a table can
+//! be replaced by a larger one, and memory can leave the ring.
 
-/// Size of a ring and of its chunks, both powers of two, in bytes.
+/// Size of a ring, of its chunks and of its table, all powers of two.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Geometry {
     capacity_log2: u32,
@@ -13,8 +17,8 @@ pub struct Geometry {
 /// A run of bytes within one chunk.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Span {
-    /// Index of the chunk, below [`Geometry::chunks`].
-    pub chunk: usize,
+    /// The chunk's number.
+    pub chunk: u64,
     /// Offset within the chunk, in bytes.
     pub offset: usize,
     /// Length in bytes; `offset + len` does not pass the chunk's end.
@@ -40,6 +44,14 @@ impl Geometry {
         })
     }
 
+    /// The same chunks, more of them: a ring for at least `bytes`. `None` if this one is large enough.
+    pub const fn grown(self, bytes: u64) -> Option<Self> {
+        match bytes.checked_next_power_of_two() {
+            Some(more) if more > self.capacity() => Geometry::new(more.ilog2(), self.chunk_log2),
+            _ => None,
+        }
+    }
+
     /// Bytes the ring holds.
     pub const fn capacity(self) -> u64 {
         1u64.wrapping_shl(self.capacity_log2)
@@ -50,21 +62,77 @@ impl Geometry {
         1usize.wrapping_shl(self.chunk_log2)
     }
 
-    /// Number of chunks.
-    pub const fn chunks(self) -> usize {
-        1usize.wrapping_shl(self.capacity_log2.wrapping_sub(self.chunk_log2))
+    /// Number of slots: unread bytes begin and end within a chunk, so there is one chunk more than fits the capacity; rounded up.
+    pub const fn slots(self) -> usize {
+        2usize.wrapping_shl(self.capacity_log2.wrapping_sub(self.chunk_log2))
+    }
+
+    /// The slot of a chunk.
+    pub const fn slot(self, chunk: u64) -> usize {
+        chunk as usize & self.slots().wrapping_sub(1)
+    }
+
+    /// The chunk of a position.
+    pub const fn chunk(self, pos: u64) -> u64 {
+        pos.wrapping_shr(self.chunk_log2)
+    }
+
+    /// Does a chunk end right before `pos`?
+    pub const fn is_border(self, pos: u64) -> bool {
+        pos & (self.chunk_bytes() as u64).wrapping_sub(1) == 0
     }
 
     /// The first run of at most `want` bytes from stream position `pos` on: up to the chunk's end.
     pub const fn span(self, pos: u64, want: u64) -> Span {
-        let within = pos & self.capacity().wrapping_sub(1);
-        let offset = within as usize & self.chunk_bytes().wrapping_sub(1);
+        let offset = pos as usize & self.chunk_bytes().wrapping_sub(1);
         let room = self.chunk_bytes().wrapping_sub(offset) as u64;
         Span {
-            chunk: within.wrapping_shr(self.chunk_log2) as usize,
+            chunk: self.chunk(pos),
             offset,
             len: if want < room { want } else { room } as usize,
         }
+    }
+}
+
+/// The sender's knowledge of which chunks have memory.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Supply {
+    /// The slots of all chunks below this one were emptied.
+    next: u64,
+    /// All chunks below this one were given memory.
+    top: u64,
+}
+
+impl Supply {
+    /// No chunk has memory.
+    pub const fn new() -> Self {
+        Supply { next: 0, top: 0 }
+    }
+
+    /// Was this chunk given memory?
+    pub fn reaches(&self, chunk: u64) -> bool {
+        chunk < self.top
+    }
+
+    /// The next chunk that the receiver, who stands at `cons`, is through with: its slot is the sender's to empty. To be asked
+    /// before any other memory is found for a new chunk, whose slot this may be.
+    pub fn take(&mut self, geometry: Geometry, cons: u64) -> Option<u64> {
+        if self.next >= geometry.chunk(cons) || self.next >= self.top {
+            return None;
+        }
+        let chunk = self.next;
+        self.next = chunk.wrapping_add(1);
+        Some(chunk)
+    }
+
+    /// The next chunk has memory now.
+    pub fn extend(&mut self) {
+        self.top = self.top.wrapping_add(1);
+    }
+
+    /// The chunks whose slots may have memory: what a larger table has to take over.
+    pub fn in_use(&self) -> core::ops::Range<u64> {
+        self.next..self.top
     }
 }
 
@@ -72,9 +140,10 @@ impl Geometry {
 mod tests {
     use super::*;
     use proptest::prelude::*;
+    use std::collections::BTreeSet;
 
     proptest! {
-        /// Walking a run span by span visits exactly the bytes `pos..pos+len` of the ring, in order, within bounds.
+        /// Walking a run span by span visits exactly the bytes `pos..pos+len`, in order, within bounds.
         #[test]
         fn spans_tile_the_ring(cap in 0u32..16, chunk in 0u32..16, pos: u64, len in 0u64..100_000) {
             let pos = pos >> 2;
@@ -82,19 +151,152 @@ mod tests {
             let mut done = 0;
             while done < len {
                 let s = ring.span(pos + done, len - done);
-                prop_assert!(s.len > 0 && s.chunk < ring.chunks() && s.offset + s.len <= ring.chunk_bytes());
-                let at = (s.chunk * ring.chunk_bytes() + s.offset) as u64;
-                prop_assert_eq!(at, (pos + done) % ring.capacity());
+                prop_assert!(s.len > 0 && s.offset + s.len <= ring.chunk_bytes() && ring.slot(s.chunk) < ring.slots());
+                prop_assert_eq!(s.chunk * ring.chunk_bytes() as u64 + s.offset as u64, pos + done);
                 done += s.len as u64;
+                prop_assert_eq!(ring.is_border(pos + done), s.offset + s.len == ring.chunk_bytes());
             }
             prop_assert_eq!(done, len);
-            prop_assert_eq!(ring.chunks() as u64 * ring.chunk_bytes() as u64, ring.capacity());
+        }
+
+        /// A table as the kernel's part keeps it: no slot is needed by two chunks, no memory by two slots or lost, whatever sender and
+        /// receiver do, also when the table grows on the way or memory is taken out by the receiver.
+        #[test]
+        fn memory_moves_from_slot_to_slot(
+            cap in 2u32..6, chunk in 0u32..6, big in 0u64..600,
+            ops in proptest::collection::vec((0u8..8, 1u64..50), 0..200),
+        ) {
+            let mut table = Table::new(Geometry::new(cap, chunk).unwrap());
+            for (op, n) in ops {
+                match op {
+                    0..=3 => table.send(n),
+                    4..=6 => table.receive(n, op == 6),
+                    _ => table.grow(big),
+                }
+                table.check();
+            }
+        }
+    }
+
+    struct Table {
+        geometry: Geometry,
+        slots: Vec<Option<u32>>,
+        supply: Supply,
+        prod: u64,
+        cons: u64,
+        made: u32,
+        freed: BTreeSet<u32>,
+    }
+
+    impl Table {
+        fn new(geometry: Geometry) -> Self {
+            Table {
+                geometry,
+                slots: vec![None; geometry.slots()],
+                supply: Supply::new(),
+                prod: 0,
+                cons: 0,
+                made: 0,
+                freed: BTreeSet::new(),
+            }
+        }
+
+        /// As Ring::chunk_or_alloc().
+        fn memory(&mut self, chunk: u64) {
+            let slot = self.geometry.slot(chunk);
+            if self.supply.reaches(chunk) {
+                assert!(self.slots[slot].is_some());
+                return;
+            }
+            assert!(
+                !self.supply.reaches(chunk + 1) && (chunk == 0 || self.supply.reaches(chunk - 1))
+            );
+            self.supply.extend();
+            while let Some(old) = self.supply.take(self.geometry, self.cons) {
+                let slot_of_old = self.geometry.slot(old);
+                if let Some(memory) = self.slots[slot_of_old].take() {
+                    assert!(
+                        self.slots[slot].is_none(),
+                        "an old chunk's memory is in the way"
+                    );
+                    self.slots[slot] = Some(memory);
+                    return;
+                }
+            }
+            assert!(
+                self.slots[slot].is_none(),
+                "an old chunk's memory is in the way"
+            );
+            self.slots[slot] = Some(self.made);
+            self.made += 1;
+        }
+
+        fn send(&mut self, n: u64) {
+            let mut left = n.min(self.geometry.capacity() - (self.prod - self.cons));
+            while left > 0 {
+                let span = self.geometry.span(self.prod, left);
+                self.memory(span.chunk);
+                self.prod += span.len as u64;
+                left -= span.len as u64;
+            }
+        }
+
+        fn receive(&mut self, n: u64, frees: bool) {
+            let mut left = n.min(self.prod - self.cons);
+            while left > 0 {
+                let span = self.geometry.span(self.cons, left);
+                let slot = self.geometry.slot(span.chunk);
+                assert!(self.slots[slot].is_some(), "no memory where bytes are");
+                self.cons += span.len as u64;
+                left -= span.len as u64;
+                if frees && self.geometry.is_border(self.cons) {
+                    self.freed.insert(self.slots[slot].take().unwrap());
+                }
+            }
+        }
+
+        /// As Ring::grow().
+        fn grow(&mut self, bytes: u64) {
+            let Some(larger) = self.geometry.grown(bytes) else {
+                return;
+            };
+            let mut slots = vec![None; larger.slots()];
+            for chunk in self.supply.in_use() {
+                slots[larger.slot(chunk)] = self.slots[self.geometry.slot(chunk)].take();
+            }
+            assert!(
+                self.slots.iter().all(Option::is_none),
+                "memory was left in the old table"
+            );
+            (self.geometry, self.slots) = (larger, slots);
+        }
+
+        fn check(&self) {
+            let held: Vec<u32> = self.slots.iter().flatten().copied().collect();
+            let distinct: BTreeSet<u32> = held.iter().chain(&self.freed).copied().collect();
+            assert_eq!(
+                distinct.len(),
+                held.len() + self.freed.len(),
+                "one memory in two places"
+            );
+            assert_eq!(distinct.len(), self.made as usize, "memory was lost");
+            let most = self.geometry.capacity() as usize / self.geometry.chunk_bytes() + 1;
+            assert!(
+                held.len() <= most.max(1),
+                "{} chunks held, {most} needed at most",
+                held.len()
+            );
         }
     }
 
     #[test]
     fn absurd_sizes_are_refused() {
         assert!(Geometry::new(41, 14).is_none());
-        assert_eq!(Geometry::new(12, 14).unwrap().chunks(), 1);
+        assert_eq!(Geometry::new(12, 14).unwrap().slots(), 2);
+        let small = Geometry::new(16, 14).unwrap();
+        assert_eq!(small.grown(1 << 16), None);
+        assert_eq!(small.grown((1 << 16) + 1), Geometry::new(17, 14));
+        assert_eq!(small.grown(1 << 18), Geometry::new(18, 14));
+        assert_eq!(small.grown(u64::MAX), None);
     }
 }

@@ -204,7 +204,7 @@ impl Source for Looks<'_> {
     }
 }
 
-/// The reader's looks against a sender that moves to the ring, back, and to the ring again: each reader gets the bytes that are next.
+/// The reader's looks against a sender that moves to the ring and back: each gets the bytes that are next.
 #[test]
 fn the_order_of_looks_protects_the_border() {
     loom::model(|| {

@@ -8,7 +8,7 @@ use serde::Serialize;
 const REFUSED: &str = "refused_";
 
 /// Known counters in the order people want them, with their meaning.
-const WORDS: [(&str, &str); 10] = [
+const WORDS: [(&str, &str); 11] = [
     ("pairs_made", "connections spliced"),
     ("pairs_alive", "of these still open"),
     ("ring_bytes", "bytes through rings"),
@@ -18,6 +18,7 @@ const WORDS: [(&str, &str); 10] = [
     ("endpoints_alive", "sockets with an endpoint"),
     ("ring_starts", "moves from TCP to a ring"),
     ("ring_leaves", "moves back to TCP"),
+    ("ring_grows", "rings that grew"),
     ("wakes_ahead", "ends woken before their answer"),
 ];
 

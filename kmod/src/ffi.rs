@@ -92,6 +92,7 @@ pub(crate) const EAGAIN: c_int = 11;
 pub(crate) const ENOMEM: c_int = 12;
 pub(crate) const EFAULT: c_int = 14;
 pub(crate) const EINVAL: c_int = 22;
+pub(crate) const ESTALE: c_int = 116;
 pub(crate) const EPIPE: c_int = 32;
 pub(crate) const EOPNOTSUPP: c_int = 95;
 
@@ -181,7 +182,12 @@ unsafe extern "C" {
     /// After a publication. The slot is null or holds a socket that lives until a grace period after it was cleared.
     pub(crate) fn ts_notify_readable(slot: *const AtomicPtr<Sock>);
     pub(crate) fn ts_notify_writeable(slot: *const AtomicPtr<Sock>);
-    pub(crate) fn ts_wake_ahead(slot: *const AtomicPtr<Sock>);
+    pub(crate) fn ts_tcp_would_hold(
+        from: *const AtomicPtr<Sock>,
+        to: *const AtomicPtr<Sock>,
+    ) -> u64;
+    pub(crate) fn ts_stall_jiffies() -> c_long;
+    pub(crate) fn ts_wake_ahead(slot: *const AtomicPtr<Sock>, pollers: bool) -> bool;
     pub(crate) fn ts_is_in_a_batch() -> bool;
     /// Full barrier first.
     pub(crate) fn ts_base_reader_asleep(slot: *const AtomicPtr<Sock>) -> bool;

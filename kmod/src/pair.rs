@@ -23,14 +23,20 @@ use core::sync::atomic::{AtomicBool, AtomicPtr, AtomicU32, Ordering, fence};
 use tcp_splice_core::ahead;
 use tcp_splice_core::cursors::Cursors;
 use tcp_splice_core::handoff::{Handoff, Use};
+use tcp_splice_core::span::Supply;
 
 /// Bytes published, or given back, at a time: the reader copies while the sender still writes.
 pub(crate) const PIECE: u64 = 8192;
 
-/// A poller found nothing in the lane.
+/// A ring grows up to this many bytes; beyond it stands the largest `ring_kbytes`.
+const GROWN_MAX: u64 = 16 << 20;
+
+/// A level-triggered poller found nothing, and sleeps or will.
 const WATCHED: u32 = 1;
-/// It was woken early and has not looked again.
+/// It was woken ahead and has not looked again.
 const WOKEN: u32 = 2;
+/// An edge-triggered poller has been here. Being woken without a reason, it would report what is true and old as if it were new.
+const EDGES: u32 = 3;
 
 /// What the sender knows; behind the lane's send lock.
 #[repr(align(64))]
@@ -41,6 +47,8 @@ pub(crate) struct Tx {
     pub(crate) cons: u64,
     /// `write_seq` at the border, while the ring is in use.
     pub(crate) border: u32,
+    /// Which of the ring's chunks have memory.
+    pub(crate) supply: Supply,
     /// Urgent data was sent: the lane stays with TCP, whose mark has a place in TCP's stream only.
     pub(crate) tcp_for_good: bool,
 }
@@ -67,6 +75,10 @@ pub(crate) struct Lane {
     ring_kbytes: AtomicU32,
     /// The receiver's budget; 0: the socket's. Set before the pair is linked.
     busy_poll_us: AtomicU32,
+    /// A poller was told that there is room, because the ring may grow.
+    pub(crate) promised: AtomicBool,
+    /// The ring could not grow for lack of memory: no poller may count on it.
+    cannot_grow: AtomicBool,
     /// A sender sleeps with its message half written: others wait until it is through.
     pub(crate) turn: AtomicBool,
     /// A reader of this lane sleeps in a call, or is about to. A hint.
@@ -110,6 +122,8 @@ impl Lane {
             ring: AtomicPtr::new(ptr::null_mut()),
             ring_kbytes: AtomicU32::new(ring_kbytes),
             busy_poll_us: AtomicU32::new(busy_poll_us),
+            promised: AtomicBool::new(false),
+            cannot_grow: AtomicBool::new(false),
             turn: AtomicBool::new(false),
             parked: AtomicBool::new(false),
             watch: AtomicU32::new(0),
@@ -118,6 +132,7 @@ impl Lane {
                 prod: 0,
                 cons: 0,
                 border: 0,
+                supply: Supply::new(),
                 tcp_for_good: false,
             }),
             rx: UnsafeCell::new(Rx {
@@ -127,9 +142,11 @@ impl Lane {
         }
     }
 
-    /// The ring, if the sender has made it. Acquire: pairs with [`Lane::ring_or_alloc`].
+    /// The ring, if the sender has made it. Acquire: pairs with [`Lane::ring_or_alloc`] and [`Link::grow`].
+    ///
+    /// Bytes that were seen published are found through a ring that is asked for afterwards.
     pub(crate) fn ring(&self) -> Option<&Ring> {
-        // SAFETY: set once, freed with the pair.
+        // SAFETY: freed with the pair, also when it was replaced.
         unsafe { self.ring.load(Ordering::Acquire).as_ref() }
     }
 
@@ -149,22 +166,39 @@ impl Lane {
         self.ring()
     }
 
+    /// Sender: a ring for at least `bytes`, if that is more.
+    fn grow(&self, tx: &mut Tx, bytes: u64) -> bool {
+        let Some(larger) = self.ring().and_then(|ring| ring.grown(&tx.supply, bytes)) else {
+            return false;
+        };
+        self.ring.store(larger.as_ptr(), Ordering::Release);
+        Counter::RingGrows.add(1);
+        true
+    }
+
     /// Sender: the lane goes back to TCP, in order.
-    pub(crate) fn leave(&self, tx: &mut Tx) {
-        if self.handoff.in_ring() {
+    pub(crate) fn leave(&self, tx: &mut Tx) -> bool {
+        let in_ring = self.handoff.in_ring();
+        if in_ring {
             self.handoff.leave(tx.prod);
             Counter::RingLeaves.add(1);
         }
+        in_ring
     }
 
-    /// Receiver: a poller looked and there was nothing.
-    pub(crate) fn nothing_to_poll(&self) {
+    /// Receiver: a poller has registered and looked, in vain if it is not edge-triggered.
+    pub(crate) fn polled(&self, edges: bool) {
         let watch = self.watch.load(Ordering::Relaxed);
         if watch == WOKEN {
             self.judge_wake(false);
         }
-        if watch != WATCHED {
-            self.watch.store(WATCHED, Ordering::Relaxed);
+        let next = if edges || watch == EDGES {
+            EDGES
+        } else {
+            WATCHED
+        };
+        if watch != next {
+            self.watch.store(next, Ordering::Relaxed);
         }
     }
 
@@ -311,6 +345,39 @@ impl<'a> Link<'a> {
         }
     }
 
+    /// The outbound ring is full, and its receiver does not read. TCP would go on, up to its buffers' limits: so does the ring, once.
+    /// Send lock held, in process context.
+    pub(crate) fn grow(self, tx: &mut Tx) -> bool {
+        let lane = self.outbound();
+        if !self.may_grow(lane) {
+            return false;
+        }
+        let grown = lane.grow(tx, self.tcp_would_hold(lane));
+        if !grown {
+            lane.cannot_grow.store(true, Ordering::Relaxed);
+        }
+        grown
+    }
+
+    /// Will the ring of this lane grow when it is full?
+    pub(crate) fn may_grow(self, lane: &Lane) -> bool {
+        !lane.cannot_grow.load(Ordering::Relaxed)
+            && lane
+                .ring()
+                .is_some_and(|ring| !ring.is_grown() && self.tcp_would_hold(lane) > ring.capacity())
+    }
+
+    /// Bytes that this lane's sender could send to a receiver that does not read, over TCP.
+    fn tcp_would_hold(self, lane: &Lane) -> u64 {
+        let (from, to) = if ptr::eq(lane, self.outbound()) {
+            (self.own_slot(), self.peer_slot())
+        } else {
+            (self.peer_slot(), self.own_slot())
+        };
+        // SAFETY: slots of the pair.
+        unsafe { ffi::ts_tcp_would_hold(from, to) }.min(GROWN_MAX)
+    }
+
     /// Is the other end inside send() right now, not asleep for space? A hint.
     pub(crate) fn peer_is_sending(self) -> bool {
         // SAFETY: the pair is alive for 'a.
@@ -323,16 +390,23 @@ impl<'a> Link<'a> {
         unsafe { ffi::ts_lane_is_locked(self.pair().as_ptr().cast(), (self.side as c_uint) ^ 3) }
     }
 
-    /// A message was read and the other end sleeps for the answer: wakes it now if that proved right before.
-    pub(crate) fn wake_ahead(self) {
+    /// All there was has been read, and the other end sleeps for the answer: wakes it now if that proved right before. `waited`: this
+    /// call had to wait for what it read.
+    pub(crate) fn wake_ahead(self, waited: bool) {
         let lane = self.outbound();
-        let watched = lane.watch.load(Ordering::Relaxed) == WATCHED;
-        if !watched && !lane.parked.load(Ordering::Relaxed) {
+        let parked = lane.parked.load(Ordering::Relaxed);
+        let watched = !parked && lane.watch.load(Ordering::Relaxed) == WATCHED;
+        if !parked && !watched {
             return;
         }
         // One request of many: what this end does next will not be the answer to this one, and it is not waiting that costs.
         // SAFETY: no requirements.
-        if unsafe { ffi::ts_is_in_a_batch() } {
+        if unsafe { ffi::ts_is_in_a_batch() } && !waited {
+            return;
+        }
+        // An answer is there already, or none can come.
+        let prod = lane.cursors.prod();
+        if prod.tx_closed || prod.rx_closed || prod.bytes != lane.cursors.cons() {
             return;
         }
         let state = lane.ahead.load(Ordering::Relaxed);
@@ -340,13 +414,17 @@ impl<'a> Link<'a> {
         if next != state {
             lane.ahead.store(next, Ordering::Relaxed);
         }
-        if wake {
+        if !wake {
+            return;
+        }
+        if watched {
+            lane.watch.store(WOKEN, Ordering::Relaxed);
+        }
+        // SAFETY: a slot of the pair.
+        if unsafe { ffi::ts_wake_ahead(self.peer_slot(), watched) } {
             Counter::WakesAhead.add(1);
-            if watched {
-                lane.watch.store(WOKEN, Ordering::Relaxed);
-            }
-            // SAFETY: a slot of the pair.
-            unsafe { ffi::ts_wake_ahead(self.peer_slot()) };
+        } else if watched {
+            lane.watch.store(0, Ordering::Relaxed);
         }
     }
 

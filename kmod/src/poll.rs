@@ -7,6 +7,7 @@ use crate::recv::Look;
 use core::ffi::{c_int, c_ulong};
 use core::sync::atomic::Ordering;
 use tcp_splice_core::cursors;
+use tcp_splice_core::handoff::Snapshot;
 
 /// EPOLLIN beyond what base sees (`sk_is_readable()`): are there enough bytes, counting the ring's?
 #[unsafe(no_mangle)]
@@ -18,45 +19,54 @@ extern "C" fn tcp_splice_readable(link: c_ulong, sk: *mut Sock) -> bool {
     let lane = link.inbound();
     // Most often asked of an empty ring, whatever segment it is in.
     let cons = lane.cursors.cons();
-    let ring = if lane.cursors.prod().bytes > cons {
-        let look = Look::at(sk, lane);
-        look.seen.ring_readable(cons)
-    } else {
-        0
-    };
+    if lane.cursors.prod().bytes <= cons {
+        return false;
+    }
+    let look = Look::at(sk, lane);
+    let ring = look.seen.ring_readable(lane.cursors.cons());
     if ring == 0 {
-        lane.nothing_to_poll();
         return false;
     }
     // SAFETY: the callback's own socket.
     let target = u64::try_from(unsafe { ffi::ts_rcvlowat(sk, false, c_int::MAX) }).unwrap_or(1);
-    ring >= target || enough_in_all(sk, lane, ring, target)
+    ring >= target || enough_in_all(link, sk, &look, ring, target)
 }
 
 /// The ring alone does not reach the low-water mark: with TCP's bytes, or because no more can come?
-fn enough_in_all(sk: *mut Sock, lane: &Lane, ring: u64, target: u64) -> bool {
+fn enough_in_all(link: Link<'_>, sk: *mut Sock, look: &Look, ring: u64, target: u64) -> bool {
+    let lane = link.inbound();
     // SAFETY: the callback's own socket.
     let queued = u64::try_from(unsafe { ffi::ts_tcp_inq(sk) }).unwrap_or(0);
     // A mark that the ring cannot reach would never be reached: then a ring that is not writeable any more is enough.
     ring.saturating_add(queued) >= target
-        || Look::at(sk, lane).ended()
-        || lane
-            .ring()
-            .is_some_and(|r| !cursors::writeable(r.capacity(), ring))
+        || look.ended()
+        // Base does not count the ring's bytes when more come, so it would not wake for them.
+        || matches!(look.seen.lane(), Snapshot::Leaving { .. })
+        || (!link.may_grow(lane)
+            && lane
+                .ring()
+                .is_some_and(|r| !cursors::writeable(r.capacity(), ring)))
+}
+
+/// A poller has registered itself on this socket and looked; in vain if it is not edge-triggered.
+#[unsafe(no_mangle)]
+extern "C" fn tcp_splice_polled(link: c_ulong, edges: bool) {
+    // SAFETY: a callback of this socket is running.
+    if let Some(link) = unsafe { Link::from_word(link) } {
+        link.inbound().polled(edges);
+    }
 }
 
 /// EPOLLOUT (`__sk_stream_is_writeable(sk, 1)`).
 #[unsafe(no_mangle)]
 extern "C" fn tcp_splice_writeable(link: c_ulong, sk: *const Sock, wake: c_int) -> bool {
     // SAFETY: a callback of this socket is running, or the other end wakes it inside an RCU read-side section.
-    let lane = unsafe { Link::from_word(link) }.map(Link::outbound);
-    let Some((lane, ring)) = lane
-        .filter(|l| l.handoff.in_ring())
-        .and_then(|l| l.ring().map(|r| (l, r)))
-    else {
+    let link = unsafe { Link::from_word(link) }.filter(|link| link.outbound().handoff.in_ring());
+    let Some((link, ring)) = link.and_then(|link| Some((link, link.outbound().ring()?))) else {
         // SAFETY: the callback's own socket.
         return unsafe { ffi::ts_base_stream_memory_free(sk, wake) };
     };
+    let lane = link.outbound();
     let prod = lane.cursors.prod();
     if prod.tx_closed || prod.rx_closed {
         return true;
@@ -68,7 +78,17 @@ extern "C" fn tcp_splice_writeable(link: c_ulong, sk: *const Sock, wake: c_int) 
     }
     // If the answer is no, the receiver must know that somebody waits.
     cursors::writeable(ring.capacity(), used(lane.cursors.cons()))
+        || promise_to_grow(link, lane)
         || cursors::writeable(ring.capacity(), used(lane.cursors.want_space()))
+}
+
+/// The ring is full, but a send() will find room.
+fn promise_to_grow(link: Link<'_>, lane: &Lane) -> bool {
+    let promise = link.may_grow(lane);
+    if promise {
+        lane.promised.store(true, Ordering::Relaxed);
+    }
+    promise
 }
 
 /// FIONREAD: what could be read now without waiting.

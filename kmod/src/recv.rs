@@ -7,7 +7,7 @@
 //! written; the sender's lines are touched only when it asked for space. TCP's state is not looked at while the ring is in use and
 //! has bytes.
 
-use crate::ffi::{self, EAGAIN, EFAULT, EPIPE, Msg, RxView, Sock, Wait};
+use crate::ffi::{self, EAGAIN, EFAULT, EPIPE, ESTALE, Msg, RxView, Sock, Wait};
 use crate::pair::{Guard, Lane, Link, PIECE, Rx};
 use crate::ring::{Copied, Ring};
 use core::ffi::{c_int, c_long, c_ulong};
@@ -95,7 +95,7 @@ struct Recv<'a> {
     msg: *mut Msg,
     len: usize,
     flags: c_int,
-    /// `sk_disconnects` when the call began: the link belongs to that connection.
+    /// `sk_disconnects` of the link's connection.
     disconnects: u32,
     copied: usize,
     /// Of `copied`, those from the ring.
@@ -143,7 +143,7 @@ extern "C" fn tcp_splice_recvmsg(
 impl<'a> Recv<'a> {
     fn run(mut self) -> c_int {
         let mut rx = self.link.lock_rx();
-        let mut timeout = None;
+        let (mut timeout, mut waited) = (None, false);
         let result = loop {
             let look = match self.take(&mut rx) {
                 Ok(look) => look,
@@ -158,8 +158,15 @@ impl<'a> Recv<'a> {
                 break error;
             }
             drop(rx);
+            waited = true;
             timeout = Some(self.wait(&look, left));
             rx = self.link.lock_rx();
+        };
+        // As tcp_recvmsg_locked() after it has waited; a call that has not yet is made again, by ts_recvmsg().
+        let result = if result == -ESTALE && waited {
+            -EPIPE
+        } else {
+            result
         };
         let extras = if result >= 0 || self.copied > 0 {
             self.extras(&rx)
@@ -171,7 +178,7 @@ impl<'a> Recv<'a> {
             && rx.cons == self.lane.cursors.prod().bytes;
         drop(rx);
         if emptied {
-            self.link.wake_ahead();
+            self.link.wake_ahead(waited);
         }
         if extras & ffi::EXTRA_INQ != 0 {
             self.report_inq();
@@ -275,13 +282,13 @@ impl<'a> Recv<'a> {
         }
     }
 
-    /// Looks, if the connection is still the one that the call began with (as tcp_recvmsg_locked() after it has waited).
+    /// Looks, if the socket still has the connection that the link is of.
     fn look(&self) -> Result<Look, Stop> {
         let look = Look::at(self.sk, self.lane);
         if look.tcp.disconnects == self.disconnects {
             Ok(look)
         } else {
-            Err(Stop::Result(-EPIPE))
+            Err(Stop::Result(-ESTALE))
         }
     }
 
@@ -301,9 +308,10 @@ impl<'a> Recv<'a> {
             let Copied::Bytes(got) = (unsafe { ring.drain(rx.cons, want, to) }) else {
                 return Err(Stop::Result(-EFAULT));
             };
+            bytes = bytes.wrapping_sub(got as u64);
+            ring.let_go(rx.cons.wrapping_add(got as u64), bytes);
             let wanted = self.lane.cursors.consume(rx.cons, got as u64);
             rx.cons = rx.cons.wrapping_add(got as u64);
-            bytes = bytes.wrapping_sub(got as u64);
             self.copied = self.copied.wrapping_add(got);
             self.from_ring = self.from_ring.wrapping_add(got);
             if wanted {
@@ -394,8 +402,14 @@ impl<'a> Recv<'a> {
 
     /// As `target`, but no more than the ring can hold beyond what is there already.
     fn peek_target(&self, there: u64) -> u64 {
-        let full = self.lane.ring().is_some_and(|r| there >= r.capacity());
-        if full { there } else { self.target() as u64 }
+        let leaving = matches!(self.lane.handoff.snapshot(), Snapshot::Leaving { .. });
+        let full = !self.link.may_grow(self.lane)
+            && self.lane.ring().is_some_and(|r| there >= r.capacity());
+        if full || leaving {
+            there
+        } else {
+            self.target() as u64
+        }
     }
 
     /// Copies what `look` shows, segment by segment.

@@ -1,28 +1,38 @@
 // SPDX-License-Identifier: GPL-2.0-only
-//! The ring's memory: an array of chunks, each allocated when the sender first reaches it.
+//! The ring's memory: a table of chunks, each allocated when the sender first reaches it, and used again when the receiver is
+//! through with it (`core::span`).
 //!
 //! Only the sender allocates, in process context, charged to its memory cgroup. Chunks are not zeroed: a reader can only reach
 //! bytes that were published, and those were written.
+//!
+//! # Who may touch a slot
+//!
+//! The receiver, those of chunks between `cons` and `prod`: to read them and, in a grown ring, to empty the slot of a chunk before it
+//! gives the chunk's last byte back. The sender, all others. A table that was replaced by a larger one is never written again, and
+//! stays for a receiver that still reads through it; the chunks belong to the larger one.
 
 use crate::ffi::{self, Msg};
+use crate::pair::Tx;
 use crate::stats::Counter;
 use core::mem::size_of;
-use core::ptr::NonNull;
+use core::ptr::{self, NonNull};
 use core::sync::atomic::{AtomicPtr, Ordering};
-use tcp_splice_core::span::{Geometry, Span};
+use tcp_splice_core::cursors::Cursors;
+use tcp_splice_core::span::{Geometry, Span, Supply};
 
 /// Chunks are at most 16 KiB: order 2, which the page allocator hands out without compaction.
 const CHUNK_LOG2: u32 = 14;
 
-/// Header of the allocation; `geometry.chunks()` pointers follow it.
+/// Header of the allocation; `geometry.slots()` pointers follow it.
 ///
 /// # Invariants
 ///
-/// Each pointer that follows is null or a chunk of `geometry.chunk_bytes()` bytes, and once set does not change until the ring is
-/// freed.
+/// Each pointer that follows is null or a chunk of `geometry.chunk_bytes()` bytes.
 #[repr(C)]
 pub(crate) struct Ring {
     geometry: Geometry,
+    /// The table that this one replaced.
+    smaller: Option<NonNull<Ring>>,
     chunks: [AtomicPtr<u8>; 0],
 }
 
@@ -52,12 +62,16 @@ impl Copied {
 
 impl Ring {
     fn bytes(geometry: Geometry) -> usize {
-        size_of::<Ring>().wrapping_add(geometry.chunks().wrapping_mul(size_of::<AtomicPtr<u8>>()))
+        size_of::<Ring>().wrapping_add(geometry.slots().wrapping_mul(size_of::<AtomicPtr<u8>>()))
     }
 
     /// A ring of `kbytes` KiB, a power of two; none of its chunks allocated. Sleeps.
     pub(crate) fn alloc(kbytes: u32) -> Option<NonNull<Ring>> {
         let geometry = Geometry::new(kbytes.ilog2().wrapping_add(10), CHUNK_LOG2)?;
+        Self::table(geometry, None)
+    }
+
+    fn table(geometry: Geometry, smaller: Option<NonNull<Ring>>) -> Option<NonNull<Ring>> {
         // SAFETY: process context.
         let ring = unsafe { ffi::ts_ring_alloc(Self::bytes(geometry)) };
         let ring = NonNull::new(ring.cast::<Ring>())?;
@@ -65,6 +79,7 @@ impl Ring {
         unsafe {
             ring.write(Ring {
                 geometry,
+                smaller,
                 chunks: [],
             })
         };
@@ -72,29 +87,43 @@ impl Ring {
         Some(ring)
     }
 
-    /// Frees the ring and its chunks. Any context.
+    /// A larger table, for at least `bytes`, with this one's chunks. `None` if this one is large enough, or without memory. Sleeps.
+    ///
+    /// The caller holds the send lock and puts it in this one's place before it publishes again.
+    pub(crate) fn grown(&self, supply: &Supply, bytes: u64) -> Option<NonNull<Ring>> {
+        let larger = Self::table(self.geometry.grown(bytes)?, Some(NonNull::from(self)))?;
+        // SAFETY: just made.
+        let table = unsafe { larger.as_ref() };
+        for chunk in supply.in_use() {
+            if let (Some(from), Some(to)) = (self.slot(chunk), table.slot(chunk)) {
+                to.store(from.load(Ordering::Relaxed), Ordering::Relaxed);
+            }
+        }
+        Some(larger)
+    }
+
+    /// Frees the ring, its chunks and the table it replaced. Any context.
     ///
     /// # Safety
     ///
-    /// Nobody uses the ring any more.
+    /// Nobody uses the ring any more, and no larger table replaced it.
     pub(crate) unsafe fn free(ring: NonNull<Ring>) {
-        // SAFETY: allocated by `alloc` and not yet freed.
+        // SAFETY: allocated by `table` and not yet freed.
         let this = unsafe { ring.as_ref() };
-        let bytes = this.geometry.chunk_bytes();
-        let mut freed = Self::bytes(this.geometry) as u64;
-        for index in 0..this.geometry.chunks() {
-            let chunk = this
-                .slot(index)
-                .map_or(core::ptr::null_mut(), |s| s.load(Ordering::Relaxed));
-            if !chunk.is_null() {
-                // SAFETY: by the type's invariant a chunk of that size; nobody uses it.
-                unsafe { ffi::ts_chunk_free(chunk, bytes) };
-                freed = freed.wrapping_add(bytes as u64);
-            }
+        for index in 0..this.geometry.slots() as u64 {
+            this.empty(index);
         }
-        Counter::RingMemoryGone.add(freed);
-        // SAFETY: as above.
-        unsafe { ffi::ts_ring_free(ring.as_ptr().cast()) };
+        let mut next = Some(ring);
+        while let Some(table) = next {
+            // SAFETY: as above, by the caller's word for each table in the list.
+            let Ring {
+                geometry, smaller, ..
+            } = unsafe { table.as_ref() };
+            Counter::RingMemoryGone.add(Self::bytes(*geometry) as u64);
+            next = *smaller;
+            // SAFETY: as above.
+            unsafe { ffi::ts_ring_free(table.as_ptr().cast()) };
+        }
     }
 
     /// Bytes the ring holds.
@@ -102,36 +131,90 @@ impl Ring {
         self.geometry.capacity()
     }
 
-    fn slot(&self, index: usize) -> Option<&AtomicPtr<u8>> {
-        if index >= self.geometry.chunks() {
+    /// Is this a larger table than the ring began with?
+    pub(crate) fn is_grown(&self) -> bool {
+        self.smaller.is_some()
+    }
+
+    fn slot(&self, chunk: u64) -> Option<&AtomicPtr<u8>> {
+        let index = self.geometry.slot(chunk);
+        if index >= self.geometry.slots() {
             return None;
         }
-        // SAFETY: `geometry.chunks()` pointers follow the header, and `index` is below that.
+        // SAFETY: `geometry.slots()` pointers follow the header, and `index` is below that.
         Some(unsafe { &*self.chunks.as_ptr().add(index) })
     }
 
-    fn chunk_or_alloc(&self, index: usize) -> Option<NonNull<u8>> {
-        let slot = self.slot(index)?;
-        if let Some(chunk) = NonNull::new(slot.load(Ordering::Relaxed)) {
-            return Some(chunk);
+    /// Frees a chunk's memory, if its slot has any. The slot is the caller's.
+    fn empty(&self, chunk: u64) {
+        let Some(slot) = self.slot(chunk) else { return };
+        let memory = slot.load(Ordering::Relaxed);
+        if !memory.is_null() {
+            slot.store(ptr::null_mut(), Ordering::Relaxed);
+            let bytes = self.geometry.chunk_bytes();
+            // SAFETY: by the type's invariant a chunk of that size; only this slot had it, and now none has.
+            unsafe { ffi::ts_chunk_free(memory, bytes) };
+            Counter::RingMemoryGone.add(bytes as u64);
         }
-        let bytes = self.geometry.chunk_bytes();
-        // SAFETY: process context (the sender's).
-        let chunk = NonNull::new(unsafe { ffi::ts_chunk_alloc(bytes) })?;
-        Counter::RingMemory.add(bytes as u64);
-        // Published to the reader with the bytes in it.
-        slot.store(chunk.as_ptr(), Ordering::Relaxed);
-        Some(chunk)
     }
 
-    /// Copies at most `want` bytes of `msg` to position `prod`, up to the chunk's end. Sleeps.
+    /// Receiver, about to give back the bytes up to `end` while `unread` more are there: a ring that grew for a receiver that was late
+    /// lets go of its memory as that one catches up.
+    pub(crate) fn let_go(&self, end: u64, unread: u64) {
+        let Some(smaller) = self.smaller else { return };
+        // SAFETY: lives as long as this one.
+        if self.geometry.is_border(end) && unread > unsafe { smaller.as_ref() }.capacity() {
+            self.empty(self.geometry.chunk(end).wrapping_sub(1));
+        }
+    }
+
+    /// Sender: the memory of the chunk at `prod`, whose offset is 0 if it has none yet.
+    fn chunk_or_alloc(&self, chunk: u64, tx: &mut Tx, cursors: &Cursors) -> Option<NonNull<u8>> {
+        let slot = self.slot(chunk)?;
+        if tx.supply.reaches(chunk) {
+            return NonNull::new(slot.load(Ordering::Relaxed));
+        }
+        // Acquire, in `cons`: the receiver has read the chunk, and emptied its slot if it did, before its memory is used again.
+        tx.cons = cursors.cons();
+        let mut memory = ptr::null_mut::<u8>();
+        while memory.is_null() {
+            let Some(old) = tx.supply.take(self.geometry, tx.cons) else {
+                break;
+            };
+            if let Some(slot) = self.slot(old) {
+                memory = slot.load(Ordering::Relaxed);
+                slot.store(ptr::null_mut(), Ordering::Relaxed);
+            }
+        }
+        if memory.is_null() {
+            let bytes = self.geometry.chunk_bytes();
+            // SAFETY: process context (the sender's).
+            memory = unsafe { ffi::ts_chunk_alloc(bytes) };
+            if memory.is_null() {
+                return None;
+            }
+            Counter::RingMemory.add(bytes as u64);
+        }
+        // Published to the reader with the bytes in it.
+        slot.store(memory, Ordering::Relaxed);
+        tx.supply.extend();
+        NonNull::new(memory)
+    }
+
+    /// Copies at most `want` bytes of `msg` to position `tx.prod`, up to the chunk's end. Sleeps.
     ///
     /// # Safety
     ///
-    /// The caller holds the send lock; `prod..prod + want` is free; `msg` is a live message.
-    pub(crate) unsafe fn fill(&self, prod: u64, want: u64, msg: *mut Msg) -> Copied {
-        let Span { chunk, offset, len } = self.geometry.span(prod, want);
-        let Some(chunk) = self.chunk_or_alloc(chunk) else {
+    /// This is the lane's newest table; as many bytes from `tx.prod` on are free; `msg` is a live message.
+    pub(crate) unsafe fn fill(
+        &self,
+        tx: &mut Tx,
+        cursors: &Cursors,
+        want: u64,
+        msg: *mut Msg,
+    ) -> Copied {
+        let Span { chunk, offset, len } = self.geometry.span(tx.prod, want);
+        let Some(chunk) = self.chunk_or_alloc(chunk, tx, cursors) else {
             return Copied::NoMemory;
         };
         // SAFETY: the span lies within the chunk; readers do not look at free positions.

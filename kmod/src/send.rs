@@ -57,6 +57,8 @@ struct Send<'a> {
     timeout: Option<c_long>,
     /// This call made others wait until its message is through.
     has_turn: bool,
+    /// It has waited for a receiver that read nothing meanwhile.
+    stalled: bool,
 }
 
 /// What one step did.
@@ -101,6 +103,7 @@ extern "C" fn tcp_splice_sendmsg(
         copied: 0,
         timeout: None,
         has_turn: false,
+        stalled: false,
     }
     .run(need)
 }
@@ -110,7 +113,7 @@ impl<'a> Send<'a> {
         let mut tx = self.link.lock_tx();
         if need != ffi::NEED_NOTHING {
             tx.tcp_for_good |= need == ffi::NEED_TCP_FOR_GOOD;
-            self.lane.leave(&mut tx);
+            self.leave(&mut tx);
             drop(tx);
             return self.over_tcp();
         }
@@ -192,20 +195,34 @@ impl<'a> Send<'a> {
         }
         // A stray base sender moved write_seq (it was on its way since before the hand-off): its bytes end this ring segment.
         if view.any(ffi::TX_TCP_ONLY) || view.write_seq != tx.border {
-            self.lane.leave(tx);
+            self.leave(tx);
             return Step::Tcp;
         }
-        if !self.has_turn && self.lane.turn.load(Ordering::Acquire) {
+        if self.others_turn() {
             return Step::Full;
         }
         let Some(ring) = self.lane.ring() else {
-            self.lane.leave(tx);
+            self.leave(tx);
             return Step::Tcp;
         };
         match self.room(tx, ring) {
             0 => Step::Full,
             room => self.write(tx, ring, room),
         }
+    }
+
+    /// Goes back to TCP. Base counts TCP's bytes alone when it decides whom to wake, so whoever waits for more than the ring has
+    /// (SO_RCVLOWAT, a peek) looks again now.
+    fn leave(&self, tx: &mut Tx) {
+        if self.lane.leave(tx) {
+            // SAFETY: a slot of the pair, after a full barrier of the callee's.
+            unsafe { ffi::ts_notify_readable(self.link.peer_slot()) };
+        }
+    }
+
+    /// Another sender's message is half written.
+    fn others_turn(&self) -> bool {
+        !self.has_turn && self.lane.turn.load(Ordering::Acquire)
     }
 
     /// Free bytes that this step may fill.
@@ -221,11 +238,11 @@ impl<'a> Send<'a> {
 
     fn write(&mut self, tx: &mut Tx, ring: &Ring, room: u64) -> Step {
         // SAFETY: send lock held, `room` bytes from `prod` on are free, the message is the caller's.
-        let bytes = match unsafe { ring.fill(tx.prod, room, self.msg) } {
+        let bytes = match unsafe { ring.fill(tx, &self.lane.cursors, room, self.msg) } {
             Copied::Bytes(bytes) => bytes,
             Copied::Fault => return Step::Fault,
             Copied::NoMemory => {
-                self.lane.leave(tx);
+                self.leave(tx);
                 return Step::Tcp;
             }
         };
@@ -239,7 +256,7 @@ impl<'a> Send<'a> {
                 Closed::Tx => Step::Ended,
                 // Base will be answered with a reset; a call that has sent something reports that first.
                 Closed::Rx => {
-                    self.lane.leave(tx);
+                    self.leave(tx);
                     if self.copied > 0 {
                         Step::Ended
                     } else {
@@ -302,6 +319,12 @@ impl<'a> Send<'a> {
         quiet
     }
 
+    /// The ring is full: is this the time to grow? Not while the receiver keeps up, since a small ring stays in the cache.
+    fn must_grow(&self, timeout: c_long) -> bool {
+        let promised = self.lane.promised.load(Ordering::Relaxed);
+        (timeout == 0 || self.stalled || promised) && !self.others_turn()
+    }
+
     fn timeout(&mut self) -> c_long {
         let (sk, flags) = (self.sk, self.flags);
         *self.timeout.get_or_insert_with(|| {
@@ -315,8 +338,12 @@ impl<'a> Send<'a> {
     }
 
     /// No room: waits for it, or says so. Returns with the lock taken again, or with the call's result.
-    fn full(&mut self, tx: Guard<'a, Tx>) -> Result<Guard<'a, Tx>, c_int> {
+    fn full(&mut self, mut tx: Guard<'a, Tx>) -> Result<Guard<'a, Tx>, c_int> {
         let left = self.timeout();
+        if self.must_grow(left) && self.link.grow(&mut tx) {
+            self.stalled = false;
+            return Ok(tx);
+        }
         if left == 0 {
             return if self.ask_for_space() {
                 Ok(tx)
@@ -352,7 +379,7 @@ impl<'a> Send<'a> {
         unsafe { ffi::ts_set_nospace(self.sk) };
         let cons = self.lane.cursors.want_space();
         let used = self.lane.cursors.prod().bytes.wrapping_sub(cons);
-        let turn = !self.has_turn && self.lane.turn.load(Ordering::Acquire);
+        let turn = self.others_turn();
         !turn && self.lane.ring().is_none_or(|ring| used < ring.capacity())
     }
 
@@ -362,7 +389,7 @@ impl<'a> Send<'a> {
         let Some(ring) = self.lane.ring() else {
             return false;
         };
-        if !self.has_turn && self.lane.turn.load(Ordering::Acquire) {
+        if self.others_turn() {
             return false;
         }
         let enough = PIECE.min(ring.capacity().wrapping_shr(1));
@@ -399,9 +426,29 @@ impl<'a> Send<'a> {
             ffi::ts_wait_begin(self.sk, &mut wait);
             ffi::ts_set_nospace(self.sk);
             if !self.may_go_on() {
-                self.timeout = Some(ffi::ts_schedule_timeout(self.timeout()));
+                self.pause();
             }
             ffi::ts_wait_end(self.sk, &mut wait);
+        }
+    }
+
+    /// Sleeps; no longer than it takes to know a receiver that does not read, while the ring could still grow for it.
+    fn pause(&mut self) {
+        let left = self.timeout();
+        // SAFETY: no requirements; ready to sleep.
+        let stall = unsafe { ffi::ts_stall_jiffies() };
+        if left <= stall || !self.link.may_grow(self.lane) {
+            // SAFETY: as above.
+            self.timeout = Some(unsafe { ffi::ts_schedule_timeout(left) });
+            return;
+        }
+        let cons = self.lane.cursors.cons();
+        // SAFETY: as above.
+        let unused = unsafe { ffi::ts_schedule_timeout(stall) };
+        self.stalled = unused == 0 && self.lane.cursors.cons() == cons;
+        // MAX_SCHEDULE_TIMEOUT stays what it is: it stands for "no timeout" (sock_intr_errno()).
+        if left != c_long::MAX {
+            self.timeout = Some(left.wrapping_sub(stall.wrapping_sub(unused)));
         }
     }
 
@@ -412,7 +459,7 @@ impl<'a> Send<'a> {
         if gone || View::of(self.sk, self.link).any(ENDED) || !self.lane.handoff.in_ring() {
             return true;
         }
-        if !self.has_turn && self.lane.turn.load(Ordering::Acquire) {
+        if self.others_turn() {
             return false;
         }
         let cons = self.lane.cursors.want_space();

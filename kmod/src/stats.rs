@@ -15,6 +15,7 @@ pub(crate) enum Counter {
     OffersMade,
     RingStarts,
     RingLeaves,
+    RingGrows,
     RingBytes,
     TcpBytes,
     WakesAhead,
@@ -74,6 +75,7 @@ extern "C" fn tcp_splice_show(seq: *mut SeqFile) {
     line(seq, "offers_made", Counter::OffersMade.sum());
     line(seq, "ring_starts", Counter::RingStarts.sum());
     line(seq, "ring_leaves", Counter::RingLeaves.sum());
+    line(seq, "ring_grows", Counter::RingGrows.sum());
     line(seq, "ring_bytes", Counter::RingBytes.sum());
     line(seq, "tcp_bytes", Counter::TcpBytes.sum());
     line(seq, "wakes_ahead", Counter::WakesAhead.sum());

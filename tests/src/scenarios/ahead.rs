@@ -8,7 +8,7 @@ use std::sync::mpsc;
 
 use anyhow::{Context, Result, ensure};
 use io_uring::{IoUring, opcode, types};
-use libc::EPOLLIN;
+use libc::{EPOLLIN, EPOLLOUT};
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use nix::sys::select::{FdSet, select};
 use tcp_splice_world::pattern::Pattern;
@@ -20,16 +20,32 @@ use crate::scenarios::ready::Watch;
 use crate::sys;
 
 pub const ALL: &[Scenario] = &[
-    Scenario::some("receive", |env| answered_late(env, wait_nothing, false)),
-    Scenario::some("poll", |env| answered_late(env, wait_poll, true)),
-    Scenario::some("select", |env| answered_late(env, wait_select, true)),
-    Scenario::some("epoll_level", |env| answered_late(env, wait_level, true)),
-    Scenario::some("epoll_edge", |env| answered_late(env, wait_edge, true)),
-    Scenario::some("epoll_one_shot", |env| answered_late(env, wait_once, true)),
-    Scenario::some("io_uring_poll", |env| {
-        answered_late(env, wait_io_uring, true)
+    Scenario::some("receive", |env| answered_late(env, wait_nothing, Who::Call)),
+    Scenario::some("poll", |env| answered_late(env, wait_poll, Who::Level)),
+    Scenario::some("select", |env| answered_late(env, wait_select, Who::Level)),
+    Scenario::some("epoll_level", |env| {
+        answered_late(env, wait_level, Who::Level)
     }),
+    Scenario::some("epoll_one_shot", |env| {
+        answered_late(env, wait_once, Who::Level)
+    }),
+    Scenario::some("epoll_edge", |env| answered_late(env, wait_edge, Who::Edge)),
+    Scenario::some("io_uring_poll", |env| {
+        answered_late(env, wait_io_uring, Who::Edge)
+    }),
+    Scenario::some("edges_beside_a_level", edges_beside_a_level),
 ];
+
+/// Who waits.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Who {
+    /// recv(): is woken ahead.
+    Call,
+    /// A level-triggered poller: is woken ahead.
+    Level,
+    /// An edge-triggered one: would report what is true and old, and is left alone.
+    Edge,
+}
 
 const PATTERN: Pattern = Pattern::new(32);
 const ROUNDS: u64 = 8;
@@ -93,7 +109,7 @@ fn wait_io_uring(socket: &TcpStream, request: &dyn Fn() -> Result<()>) -> Result
 }
 
 /// The server reads each request at once and answers only when the client, woken ahead perhaps, is asleep again.
-fn answered_late(env: &Env, wait: Wait, polls: bool) -> Result<Claim> {
+fn answered_late(env: &Env, wait: Wait, who: Who) -> Result<Claim> {
     let before = env.counters()?;
     let Conn { client, server } = env.conn()?;
     for round in 0..ROUNDS {
@@ -104,7 +120,7 @@ fn answered_late(env: &Env, wait: Wait, polls: bool) -> Result<Claim> {
                 PATTERN.write(&socket, round, 100)?;
                 Ok(tell.send(())?)
             })?;
-            if polls {
+            if who != Who::Call {
                 let now = sys::recv(&socket, &mut [0; 1], libc::MSG_PEEK | libc::MSG_DONTWAIT);
                 let lied = now.is_err_and(|error| error.kind() == ErrorKind::WouldBlock);
                 ensure!(!lied, "said to be readable, and was not");
@@ -120,7 +136,27 @@ fn answered_late(env: &Env, wait: Wait, polls: bool) -> Result<Claim> {
     }
     if env.spliced() {
         let woken = env.since(&before)?.get("wakes_ahead")?;
-        ensure!(woken > 0, "nobody was woken ahead");
+        ensure!((woken > 0) == (who != Who::Edge), "{woken} wake-ups ahead");
+    }
+    Ok(Claim::ring(ROUNDS as usize * 300))
+}
+
+/// An edge-triggered poller of both directions hears of nothing but its answers, although a level-triggered one watches as well.
+fn edges_beside_a_level(env: &Env) -> Result<Claim> {
+    let Conn { client, server } = env.conn()?;
+    let level = Watch::level(&client, EPOLLIN)?;
+    let edge = Watch::edge(&client, EPOLLIN | EPOLLOUT)?;
+    edge.expect(EPOLLOUT)?;
+    for round in 0..ROUNDS {
+        level.expect_nothing()?;
+        PATTERN.write(&client, round, 100)?;
+        PATTERN.read(&server, round, 100)?;
+        edge.expect_nothing()?;
+        level.expect_nothing()?;
+        PATTERN.write(&server, round, 200)?;
+        level.expect(EPOLLIN)?;
+        edge.expect(EPOLLIN | EPOLLOUT)?;
+        PATTERN.read(&client, round, 200)?;
     }
     Ok(Claim::ring(ROUNDS as usize * 300))
 }

@@ -8,6 +8,7 @@ mod close;
 mod copy;
 mod edge;
 mod full;
+mod grow;
 mod module;
 mod params;
 mod passing;
@@ -31,6 +32,7 @@ const GROUPS: &[(&str, &[Scenario])] = &[
     ("stream", stream::ALL),
     ("start", start::ALL),
     ("full", full::ALL),
+    ("grow", grow::ALL),
     ("threads", threads::ALL),
     ("close", close::ALL),
     ("reset", reset::ALL),
