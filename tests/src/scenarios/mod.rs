@@ -8,6 +8,7 @@ mod close;
 mod copy;
 mod edge;
 mod full;
+mod fuzz;
 mod grow;
 mod module;
 mod params;
@@ -44,6 +45,7 @@ const GROUPS: &[(&str, &[Scenario])] = &[
     ("wake", wake::ALL),
     ("ahead", ahead::ALL),
     ("passing", passing::ALL),
+    ("fuzz", fuzz::ALL),
     ("tcpish", tcpish::ALL),
     ("uring", uring::ALL),
     ("busy", busy::ALL),

@@ -27,6 +27,10 @@ pub const ALL: &[Scenario] = &[
     Scenario::each("blocked_waiters_wake", blocked_waiters_wake),
     Scenario::each("low_water_mark", low_water_mark),
     Scenario::each("low_water_mark_lowered", low_water_mark_lowered),
+    Scenario::each(
+        "low_water_mark_across_a_leave",
+        low_water_mark_across_a_leave,
+    ),
     Scenario::each("low_water_mark_above_ring", low_water_mark_above_ring),
 ];
 
@@ -262,6 +266,22 @@ fn low_water_mark_lowered(env: &Env) -> Result<Claim> {
     watch.expect(EPOLLIN)?;
     PATTERN.read(&server, 0, 600)?;
     Ok(Claim::ring(600))
+}
+
+/// Bytes in the ring and bytes over TCP behind them count together.
+fn low_water_mark_across_a_leave(env: &Env) -> Result<Claim> {
+    let Conn { client, server } = env.conn()?;
+    sys::set_option(&server, libc::SOL_SOCKET, libc::SO_RCVLOWAT, 100)?;
+    let watch = Watch::level(&server, EPOLLIN)?;
+    for round in 0..3 {
+        PATTERN.write(&client, 110 * round, 50)?;
+        watch.expect_nothing()?;
+        let sent = sys::send_with_timestamp(&client, &PATTERN.bytes(110 * round + 50, 60))?;
+        ensure!(sent == 60, "sent {sent} of 60 bytes");
+        watch.expect(EPOLLIN)?;
+        PATTERN.read(&server, 110 * round, 110)?;
+    }
+    Ok(Claim::ring(50).tcp(200))
 }
 
 /// A mark that the ring can never reach must not stop the reader for ever.
