@@ -302,6 +302,21 @@ int ts_base_recvmsg_nowait(struct sock *sk, struct msghdr *msg, size_t len, int 
 	return copied;
 }
 
+/*
+ * Base recvmsg with MSG_PEEK, from @offset bytes into its queue. Its own way to say so is SO_PEEK_OFF, lent for the call and then put
+ * back, moved as by any peek. Callers hold the lane's receive lock; setsockopt(SO_PEEK_OFF) at the same moment may be lost or win.
+ */
+int ts_base_peek_nowait(struct sock *sk, struct msghdr *msg, size_t len, int flags, int offset)
+{
+	int old = READ_ONCE(sk->sk_peek_off);
+	int copied;
+
+	WRITE_ONCE(sk->sk_peek_off, offset);
+	copied = ts_base_recvmsg_nowait(sk, msg, len, flags);
+	WRITE_ONCE(sk->sk_peek_off, old >= 0 && copied > 0 ? old + copied : old);
+	return copied;
+}
+
 bool ts_base_stream_memory_free(const struct sock *sk, int wake)
 {
 	return tcp_stream_memory_free(sk, wake);
@@ -468,7 +483,7 @@ u64 ts_tcp_would_hold(struct sock *const *from, struct sock *const *to)
 	return bytes;
 }
 
-/* A receiver that has read nothing for so long is not reading. */
+/* About STALL_US of send.rs. */
 long ts_stall_jiffies(void)
 {
 	return msecs_to_jiffies(10);

@@ -122,6 +122,7 @@ void ts_iov_iter_revert(struct msghdr *msg, size_t bytes);
 int ts_base_sendmsg(struct sock *sk, struct msghdr *msg, size_t size);
 int ts_base_recvmsg(struct sock *sk, struct msghdr *msg, size_t len, int flags);
 int ts_base_recvmsg_nowait(struct sock *sk, struct msghdr *msg, size_t len, int flags);
+int ts_base_peek_nowait(struct sock *sk, struct msghdr *msg, size_t len, int flags, int offset);
 bool ts_base_stream_memory_free(const struct sock *sk, int wake);
 int ts_peek_off(const struct sock *sk);
 void ts_peek_off_move(struct sock *sk, int bytes, bool peek);

@@ -159,7 +159,7 @@ static long ts_ring_pages_max __ro_after_init;
 
 void *ts_chunk_alloc(size_t bytes)
 {
-	long pages = bytes >> PAGE_SHIFT;
+	long pages = 1L << get_order(bytes);
 	void *chunk = NULL;
 
 	if (atomic_long_add_return(pages, &ts_ring_pages) <= ts_ring_pages_max)
@@ -172,7 +172,7 @@ void *ts_chunk_alloc(size_t bytes)
 void ts_chunk_free(void *chunk, size_t bytes)
 {
 	free_pages((unsigned long)chunk, get_order(bytes));
-	atomic_long_sub(bytes >> PAGE_SHIFT, &ts_ring_pages);
+	atomic_long_sub(1L << get_order(bytes), &ts_ring_pages);
 }
 
 int __init ts_memory_init(void)

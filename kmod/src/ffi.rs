@@ -158,6 +158,13 @@ unsafe extern "C" {
         len: usize,
         flags: c_int,
     ) -> c_int;
+    pub(crate) fn ts_base_peek_nowait(
+        sk: *mut Sock,
+        msg: *mut Msg,
+        len: usize,
+        flags: c_int,
+        offset: c_int,
+    ) -> c_int;
     pub(crate) fn ts_base_stream_memory_free(sk: *const Sock, wake: c_int) -> bool;
     /// Negative: `SO_PEEK_OFF` is off.
     pub(crate) fn ts_peek_off(sk: *const Sock) -> c_int;

@@ -77,13 +77,11 @@ pub(crate) struct Lane {
     busy_poll_us: AtomicU32,
     /// A poller was told that there is room, because the ring may grow.
     pub(crate) promised: AtomicBool,
-    /// The ring could not grow for lack of memory: no poller may count on it.
-    cannot_grow: AtomicBool,
     /// A sender sleeps with its message half written: others wait until it is through.
     pub(crate) turn: AtomicBool,
     /// A reader of this lane sleeps in a call, or is about to. A hint.
     pub(crate) parked: AtomicBool,
-    /// Whether a poller of this lane is on watch. A hint.
+    /// Whether a poller of this lane is on watch: a hint, except for `EDGES`, which stays.
     watch: AtomicU32,
     /// State of the guess whether to wake it early (`core::ahead`). A hint.
     ahead: AtomicU32,
@@ -123,7 +121,6 @@ impl Lane {
             ring_kbytes: AtomicU32::new(ring_kbytes),
             busy_poll_us: AtomicU32::new(busy_poll_us),
             promised: AtomicBool::new(false),
-            cannot_grow: AtomicBool::new(false),
             turn: AtomicBool::new(false),
             parked: AtomicBool::new(false),
             watch: AtomicU32::new(0),
@@ -188,26 +185,29 @@ impl Lane {
 
     /// Receiver: a poller has registered and looked, in vain if it is not edge-triggered.
     pub(crate) fn polled(&self, edges: bool) {
-        let watch = self.watch.load(Ordering::Relaxed);
-        if watch == WOKEN {
+        if edges {
+            self.watch.store(EDGES, Ordering::Relaxed);
+        } else if self.rewatch(WOKEN, WATCHED) {
             self.judge_wake(false);
-        }
-        let next = if edges || watch == EDGES {
-            EDGES
         } else {
-            WATCHED
-        };
-        if watch != next {
-            self.watch.store(next, Ordering::Relaxed);
+            self.rewatch(0, WATCHED);
         }
     }
 
     /// Sender: something was published.
     pub(crate) fn published(&self) {
-        if self.watch.load(Ordering::Relaxed) == WOKEN {
-            self.watch.store(0, Ordering::Relaxed);
+        if self.rewatch(WOKEN, 0) {
             self.judge_wake(true);
         }
+    }
+
+    /// Changes `watch` if it is `from`. So nothing ever takes the place of `EDGES`.
+    fn rewatch(&self, from: u32, to: u32) -> bool {
+        self.watch.load(Ordering::Relaxed) == from
+            && self
+                .watch
+                .compare_exchange(from, to, Ordering::Relaxed, Ordering::Relaxed)
+                .is_ok()
     }
 
     /// A reader of this lane was woken: did it find anything?
@@ -346,25 +346,16 @@ impl<'a> Link<'a> {
     }
 
     /// The outbound ring is full, and its receiver does not read. TCP would go on, up to its buffers' limits: so does the ring, once.
-    /// Send lock held, in process context.
+    /// False without memory. Send lock held, in process context.
     pub(crate) fn grow(self, tx: &mut Tx) -> bool {
         let lane = self.outbound();
-        if !self.may_grow(lane) {
-            return false;
-        }
-        let grown = lane.grow(tx, self.tcp_would_hold(lane));
-        if !grown {
-            lane.cannot_grow.store(true, Ordering::Relaxed);
-        }
-        grown
+        lane.grow(tx, self.tcp_would_hold(lane))
     }
 
     /// Will the ring of this lane grow when it is full?
     pub(crate) fn may_grow(self, lane: &Lane) -> bool {
-        !lane.cannot_grow.load(Ordering::Relaxed)
-            && lane
-                .ring()
-                .is_some_and(|ring| !ring.is_grown() && self.tcp_would_hold(lane) > ring.capacity())
+        lane.ring()
+            .is_some_and(|ring| !ring.is_grown() && self.tcp_would_hold(lane) > ring.capacity())
     }
 
     /// Bytes that this lane's sender could send to a receiver that does not read, over TCP.
@@ -414,17 +405,14 @@ impl<'a> Link<'a> {
         if next != state {
             lane.ahead.store(next, Ordering::Relaxed);
         }
-        if !wake {
+        if !wake || (watched && !lane.rewatch(WATCHED, WOKEN)) {
             return;
-        }
-        if watched {
-            lane.watch.store(WOKEN, Ordering::Relaxed);
         }
         // SAFETY: a slot of the pair.
         if unsafe { ffi::ts_wake_ahead(self.peer_slot(), watched) } {
             Counter::WakesAhead.add(1);
         } else if watched {
-            lane.watch.store(0, Ordering::Relaxed);
+            lane.rewatch(WOKEN, 0);
         }
     }
 

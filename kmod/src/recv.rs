@@ -436,13 +436,27 @@ impl<'a> Recv<'a> {
                 return Stop::Result(error);
             }
         }
-        // TCP's bytes behind the ring's begin at copied_seq, where base peeks from, unless some before the ring are unread.
-        if first == 0 && skip <= ring && self.rest() > 0 && look.queued() > 0 && ring > 0 {
-            if let Err(Stop::Result(error)) = self.take_tcp(look.queued()) {
-                return Stop::Result(error);
-            }
+        let skip = skip.saturating_sub(ring);
+        match self.peek_behind(u64::from(first).saturating_add(skip), look.queued()) {
+            error if error < 0 && error != -EAGAIN => Stop::Result(error),
+            _ => Stop::Done,
         }
-        Stop::Done
+    }
+
+    /// TCP's bytes behind the ring's: those of its `queued` from `offset` on.
+    fn peek_behind(&mut self, offset: u64, queued: u32) -> c_int {
+        let behind = u64::from(queued).saturating_sub(offset);
+        let want = behind.min(self.rest() as u64) as usize;
+        let Ok(offset) = c_int::try_from(offset) else {
+            return 0;
+        };
+        if want == 0 {
+            return 0;
+        }
+        // SAFETY: as in `take_tcp`; receive lock held, so nobody else peeks.
+        let got = unsafe { ffi::ts_base_peek_nowait(self.sk, self.msg, want, self.flags, offset) };
+        self.copied = self.copied.wrapping_add(usize::try_from(got).unwrap_or(0));
+        got
     }
 
     fn peek_ring(&mut self, mut pos: u64, mut bytes: u64) -> Stop {

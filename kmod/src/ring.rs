@@ -31,6 +31,8 @@ const CHUNK_LOG2: u32 = 14;
 #[repr(C)]
 pub(crate) struct Ring {
     geometry: Geometry,
+    /// Bytes the ring holds; at most what the geometry has room for.
+    limit: u64,
     /// The table that this one replaced.
     smaller: Option<NonNull<Ring>>,
     chunks: [AtomicPtr<u8>; 0],
@@ -68,10 +70,14 @@ impl Ring {
     /// A ring of `kbytes` KiB, a power of two; none of its chunks allocated. Sleeps.
     pub(crate) fn alloc(kbytes: u32) -> Option<NonNull<Ring>> {
         let geometry = Geometry::new(kbytes.ilog2().wrapping_add(10), CHUNK_LOG2)?;
-        Self::table(geometry, None)
+        Self::table(geometry, geometry.capacity(), None)
     }
 
-    fn table(geometry: Geometry, smaller: Option<NonNull<Ring>>) -> Option<NonNull<Ring>> {
+    fn table(
+        geometry: Geometry,
+        limit: u64,
+        smaller: Option<NonNull<Ring>>,
+    ) -> Option<NonNull<Ring>> {
         // SAFETY: process context.
         let ring = unsafe { ffi::ts_ring_alloc(Self::bytes(geometry)) };
         let ring = NonNull::new(ring.cast::<Ring>())?;
@@ -79,6 +85,7 @@ impl Ring {
         unsafe {
             ring.write(Ring {
                 geometry,
+                limit,
                 smaller,
                 chunks: [],
             })
@@ -87,11 +94,15 @@ impl Ring {
         Some(ring)
     }
 
-    /// A larger table, for at least `bytes`, with this one's chunks. `None` if this one is large enough, or without memory. Sleeps.
+    /// A larger table, for `bytes`, with this one's chunks. `None` if this one is large enough, or without memory. Sleeps.
     ///
     /// The caller holds the send lock and puts it in this one's place before it publishes again.
     pub(crate) fn grown(&self, supply: &Supply, bytes: u64) -> Option<NonNull<Ring>> {
-        let larger = Self::table(self.geometry.grown(bytes)?, Some(NonNull::from(self)))?;
+        let larger = Self::table(
+            self.geometry.grown(bytes)?,
+            bytes,
+            Some(NonNull::from(self)),
+        )?;
         // SAFETY: just made.
         let table = unsafe { larger.as_ref() };
         for chunk in supply.in_use() {
@@ -128,7 +139,7 @@ impl Ring {
 
     /// Bytes the ring holds.
     pub(crate) fn capacity(&self) -> u64 {
-        self.geometry.capacity()
+        self.limit
     }
 
     /// Is this a larger table than the ring began with?

@@ -14,7 +14,7 @@ use crate::ring::{Copied, Ring};
 use crate::stats::Counter;
 use core::ffi::{c_int, c_long, c_uint, c_ulong};
 use core::hint::spin_loop;
-use core::sync::atomic::Ordering;
+use core::sync::atomic::{Ordering, fence};
 use tcp_splice_core::cursors::{self, Closed};
 use tcp_splice_core::handoff;
 
@@ -42,6 +42,9 @@ impl View {
 /// States in which base has the answer, an error mostly.
 const ENDED: u32 = ffi::TX_ERR | ffi::TX_SHUT | ffi::TX_STATE;
 
+/// A receiver that has read nothing for so long is not reading. In units of 1.024 µs.
+const STALL_US: u64 = 10_000;
+
 /// One call of send().
 struct Send<'a> {
     link: Link<'a>,
@@ -57,8 +60,8 @@ struct Send<'a> {
     timeout: Option<c_long>,
     /// This call made others wait until its message is through.
     has_turn: bool,
-    /// It has waited for a receiver that read nothing meanwhile.
-    stalled: bool,
+    /// Where the receiver stood, and when, at the first of the waits during which it read nothing.
+    waiting: Option<(u64, u64)>,
 }
 
 /// What one step did.
@@ -103,7 +106,7 @@ extern "C" fn tcp_splice_sendmsg(
         copied: 0,
         timeout: None,
         has_turn: false,
-        stalled: false,
+        waiting: None,
     }
     .run(need)
 }
@@ -120,7 +123,7 @@ impl<'a> Send<'a> {
         loop {
             match self.step(&mut tx) {
                 Step::Progress if self.copied == self.size => return self.finish(tx, 0),
-                Step::Progress => {}
+                Step::Progress => self.waiting = None,
                 Step::Full => match self.full(tx) {
                     Ok(again) => tx = again,
                     Err(result) => return result,
@@ -215,7 +218,9 @@ impl<'a> Send<'a> {
     /// (SO_RCVLOWAT, a peek) looks again now.
     fn leave(&self, tx: &mut Tx) {
         if self.lane.leave(tx) {
-            // SAFETY: a slot of the pair, after a full barrier of the callee's.
+            // The hand-off word before the look at who waits, against the reader's prepare_to_wait() and look.
+            fence(Ordering::SeqCst);
+            // SAFETY: a slot of the pair.
             unsafe { ffi::ts_notify_readable(self.link.peer_slot()) };
         }
     }
@@ -319,10 +324,20 @@ impl<'a> Send<'a> {
         quiet
     }
 
-    /// The ring is full: is this the time to grow? Not while the receiver keeps up, since a small ring stays in the cache.
+    /// The ring is full: is this the time to grow? At once for who cannot wait, or was told by a poller that there is room. Else not
+    /// while the receiver keeps up, since a small ring stays in the cache.
     fn must_grow(&self, timeout: c_long) -> bool {
         let promised = self.lane.promised.load(Ordering::Relaxed);
-        (timeout == 0 || self.stalled || promised) && !self.others_turn()
+        (timeout == 0 || promised || self.is_stalled()) && !self.others_turn()
+    }
+
+    /// Has this call waited long enough for a receiver that reads nothing?
+    fn is_stalled(&self) -> bool {
+        self.waiting.is_some_and(|(cons, since)| {
+            // SAFETY: no requirements.
+            let now = unsafe { ffi::ts_clock_us() };
+            self.lane.cursors.cons() == cons && now.wrapping_sub(since) >= STALL_US
+        })
     }
 
     fn timeout(&mut self) -> c_long {
@@ -340,8 +355,17 @@ impl<'a> Send<'a> {
     /// No room: waits for it, or says so. Returns with the lock taken again, or with the call's result.
     fn full(&mut self, mut tx: Guard<'a, Tx>) -> Result<Guard<'a, Tx>, c_int> {
         let left = self.timeout();
-        if self.must_grow(left) && self.link.grow(&mut tx) {
-            self.stalled = false;
+        if self.must_grow(left) && self.link.may_grow(self.lane) {
+            if !self.link.grow(&mut tx) {
+                // TCP finds memory, or says why not.
+                self.leave(&mut tx);
+                self.give_turn_back();
+                drop(tx);
+                return Err(self.over_tcp());
+            }
+            // Others sleep for space on this socket, and nobody reads: see `pause`.
+            // SAFETY: the caller's own socket.
+            unsafe { ffi::ts_wake_writers(self.sk) };
             return Ok(tx);
         }
         if left == 0 {
@@ -432,20 +456,25 @@ impl<'a> Send<'a> {
         }
     }
 
-    /// Sleeps; no longer than it takes to know a receiver that does not read, while the ring could still grow for it.
+    /// Sleeps; while the ring could still grow, no longer than it takes to know a receiver that does not read.
+    ///
+    /// Should another sender grow it right after `may_go_on` looked, it wakes this one, which is on the queue already.
     fn pause(&mut self) {
         let left = self.timeout();
         // SAFETY: no requirements; ready to sleep.
         let stall = unsafe { ffi::ts_stall_jiffies() };
-        if left <= stall || !self.link.may_grow(self.lane) {
+        if left <= stall || self.others_turn() || !self.link.may_grow(self.lane) {
             // SAFETY: as above.
             self.timeout = Some(unsafe { ffi::ts_schedule_timeout(left) });
             return;
         }
         let cons = self.lane.cursors.cons();
+        if self.waiting.is_none_or(|(before, _)| before != cons) {
+            // SAFETY: no requirements.
+            self.waiting = Some((cons, unsafe { ffi::ts_clock_us() }));
+        }
         // SAFETY: as above.
         let unused = unsafe { ffi::ts_schedule_timeout(stall) };
-        self.stalled = unused == 0 && self.lane.cursors.cons() == cons;
         // MAX_SCHEDULE_TIMEOUT stays what it is: it stands for "no timeout" (sock_intr_errno()).
         if left != c_long::MAX {
             self.timeout = Some(left.wrapping_sub(stall.wrapping_sub(unused)));

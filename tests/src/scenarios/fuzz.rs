@@ -12,6 +12,7 @@ use fastrand::Rng;
 use libc::{
     EPOLLIN, EPOLLOUT, EPOLLRDHUP, MSG_DONTWAIT, MSG_NOSIGNAL, MSG_PEEK, MSG_TRUNC, MSG_WAITALL,
 };
+use tcp_splice_world::counters::Counters;
 use tcp_splice_world::pattern::Pattern;
 
 use crate::env::{Claim, Conn, Env, wait_until};
@@ -44,12 +45,13 @@ impl Flow {
 }
 
 /// A connection, the random numbers that drive it, and what should be true of it. Index 0 is the client, also as a sender.
-struct World {
+struct World<'a> {
     ends: [TcpStream; 2],
     flows: [Flow; 2],
     patterns: [Pattern; 2],
     rng: Rng,
-    spliced: bool,
+    env: &'a Env,
+    before: Counters,
     trace: Vec<String>,
 }
 
@@ -66,7 +68,8 @@ fn calls_against_a_model(env: &Env) -> Result<Claim> {
             flows: Default::default(),
             patterns: [Pattern::new(seed), Pattern::new(!seed)],
             rng: Rng::with_seed(seed),
-            spliced: env.spliced(),
+            env,
+            before: env.counters()?,
             trace: Vec::new(),
         };
         let run = (0..STEPS)
@@ -84,7 +87,7 @@ fn calls_against_a_model(env: &Env) -> Result<Claim> {
     Ok(Claim::ring(1).tcp(bytes as usize))
 }
 
-impl World {
+impl World<'_> {
     fn step(&mut self) -> Result<()> {
         let end = self.rng.usize(..2);
         let size = [1, 60, 700, 5000, 9000, 70_000][self.rng.usize(..6)];
@@ -138,7 +141,10 @@ impl World {
     /// many small messages at the sender, when their packets fill the receiver's buffer.
     fn settle(&self, end: usize) -> Result<bool> {
         let under_way = self.flows[1 - end].under_way();
-        if under_way > LITTLE || !self.spliced {
+        if under_way > LITTLE || !self.env.spliced() {
+            return Ok(false);
+        }
+        if self.env.since(&self.before)?.get("tcp_bytes")? > LITTLE {
             return Ok(false);
         }
         let mut said = 0;
