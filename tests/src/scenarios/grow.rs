@@ -97,6 +97,7 @@ fn memory_comes_back(env: &Env) -> Result<Claim> {
 
 /// A poller that was told of room finds it, also in a blocking send().
 fn writable_means_writable(env: &Env) -> Result<Claim> {
+    let before = env.counters()?;
     let Conn { client, server } = env.conn()?;
     let watch = Watch::level(&client, EPOLLOUT)?;
     let mut sent = 0;
@@ -109,12 +110,14 @@ fn writable_means_writable(env: &Env) -> Result<Claim> {
     let more = full.unwrap_or(0);
     PATTERN.read(&server, 0, sent as usize + more)?;
     watch.expect(EPOLLOUT)?;
+    grown(env, &before, 1)?;
     Ok(Claim::ring(sent as usize + more))
 }
 
 /// The reader begins in the middle, at its own pace: no byte is lost where the table is replaced.
 fn grows_under_a_reader(env: &Env) -> Result<Claim> {
     const MUCH: usize = 6 << 20;
+    let before = env.counters()?;
     let Conn { client, server } = env.conn()?;
     let send = Asleep::start(move || PATTERN.write(&client, 0, MUCH).map(|()| client))?;
     let (mut position, mut buffer) = (0, vec![0; 50_000]);
@@ -126,6 +129,7 @@ fn grows_under_a_reader(env: &Env) -> Result<Claim> {
         position += got;
     }
     drop(send.join()?);
+    grown(env, &before, 1)?;
     Ok(Claim::ring(MUCH))
 }
 

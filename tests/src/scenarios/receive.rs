@@ -19,6 +19,7 @@ pub const ALL: &[Scenario] = &[
     Scenario::each("peek", peek),
     Scenario::each("peek_blocks", peek_blocks),
     Scenario::each("peek_offset", peek_offset),
+    Scenario::each("peek_across_a_leave", peek_across_a_leave),
     Scenario::each("wait_all", wait_all),
     Scenario::each("wait_all_above_ring", wait_all_above_ring),
     Scenario::each("wait_all_cut_by_the_end", wait_all_cut_by_the_end),
@@ -87,6 +88,29 @@ fn peek_blocks(env: &Env) -> Result<Claim> {
     ensure!(count == 50, "peek gave {count} of 50 bytes");
     PATTERN.read(&server, 0, 50)?;
     Ok(Claim::ring(50))
+}
+
+/// Bytes in the ring, then bytes over TCP: one peek shows both, from SO_PEEK_OFF on, which moves over both.
+fn peek_across_a_leave(env: &Env) -> Result<Claim> {
+    let Conn { client, server } = env.conn()?;
+    PATTERN.write(&client, 0, 50)?;
+    let sent = sys::send_with_timestamp(&client, &PATTERN.bytes(50, 60))?;
+    ensure!(sent == 60, "sent {sent} of 60 bytes");
+    wait_until("all bytes", || Ok(sys::readable_bytes(&server)? == 110))?;
+    let peek = |from: usize, length: usize, most: usize| -> Result<()> {
+        let mut buffer = vec![0; length];
+        let got = sys::recv(&server, &mut buffer, libc::MSG_PEEK | libc::MSG_DONTWAIT)?;
+        ensure!(got == most, "peeked at {got} bytes instead of {most}");
+        PATTERN.check(from as u64, &buffer[..got])
+    };
+    peek(0, 200, 110)?;
+    peek(0, 80, 80)?;
+    sys::set_option(&server, libc::SOL_SOCKET, libc::SO_PEEK_OFF, 10)?;
+    peek(10, 60, 60)?;
+    peek(70, 15, 15)?;
+    peek(85, 200, 25)?;
+    PATTERN.read(&server, 0, 110)?;
+    Ok(Claim::ring(50).tcp(60))
 }
 
 fn peek_offset(env: &Env) -> Result<Claim> {
