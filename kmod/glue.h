@@ -179,6 +179,10 @@ void ts_bug(void) __noreturn;
 #define TS_NEED_TCP		1	/* packets: this message goes over TCP */
 #define TS_NEED_TCP_FOR_GOOD	2	/* urgent data: so do all that follow */
 
+/* What tcp_splice_poll() found. */
+#define TS_POLL_READABLE	(1U << 0)
+#define TS_POLL_WRITEABLE	(1U << 1)
+
 #define TS_COUNTERS		48	/* room for every counter of src/stats.rs, which checks it */
 #define TS_ENDPOINT_BYTES	64	/* room for struct Endpoint of src/endpoint.rs, which checks it */
 #define TS_PAIR_BYTES		704	/* room for struct Pair of src/pair.rs, which checks it */
@@ -189,6 +193,7 @@ int tcp_splice_pair(const struct bpf_sock_ops_kern *ctx, u64 flags, u32 busy_pol
 int tcp_splice_sendmsg(unsigned long link, struct sock *sk, struct msghdr *msg, size_t size, int flags, unsigned int need,
 		       u32 disconnects);
 int tcp_splice_recvmsg(unsigned long link, struct sock *sk, struct msghdr *msg, size_t len, int flags, u32 disconnects);
+unsigned int tcp_splice_poll(unsigned long link, u32 received);
 void tcp_splice_polled(unsigned long link, bool edges);
 bool tcp_splice_readable(unsigned long link, struct sock *sk);
 bool tcp_splice_writeable(unsigned long link, const struct sock *sk, int wake);

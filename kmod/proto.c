@@ -358,19 +358,49 @@ static int ts_getsockopt(struct sock *sk, int level, int optname, char __user *o
 
 /* ---- struct proto_ops ---- */
 
-/* Tells who may be woken ahead: level-triggered pollers only, see tcp_splice_polled(). */
+/*
+ * tcp_poll() for a socket on which TCP is quiet: nothing queued either way, no end, error, urgent byte or low-water mark. The ring
+ * alone decides then. 0: not so, or the ring is full; tcp_poll() knows what to do. What changes after a look wakes the poller.
+ */
+static __poll_t ts_poll_ring(const struct sock *sk, unsigned long link)
+{
+	const struct tcp_sock *tp = tcp_sk(sk);
+	unsigned int ready;
+	u32 received;
+
+	if (inet_sk_state_load(sk) != TCP_ESTABLISHED || READ_ONCE(sk->sk_shutdown) || READ_ONCE(sk->sk_wmem_queued) ||
+	    READ_ONCE(sk->sk_rcvlowat) > 1 || READ_ONCE(tp->urg_data))
+		return 0;
+	/* TCP before the ring: see core::handoff::Seen. */
+	received = READ_ONCE(tp->rcv_nxt);
+	if (received != READ_ONCE(tp->copied_seq))
+		return 0;
+	/* As in tcp_poll(): whoever sees tcp_done_with_error()'s state or shutdown sees its error. */
+	smp_rmb();
+	if (READ_ONCE(sk->sk_err) || !skb_queue_empty_lockless(&sk->sk_error_queue))
+		return 0;
+	ready = tcp_splice_poll(link, received);
+	if (!(ready & TS_POLL_WRITEABLE))
+		return 0;
+	return EPOLLOUT | EPOLLWRNORM | (ready & TS_POLL_READABLE ? EPOLLIN | EPOLLRDNORM : 0);
+}
+
 static __poll_t ts_poll(struct file *file, struct socket *sock, struct poll_table_struct *wait)
 {
-	__poll_t mask = tcp_poll(file, sock, wait);
 	__poll_t wanted = poll_requested_events(wait);
+	unsigned long link = ts_link(sock->sk);
 	bool edges = wanted & EPOLLET;
-	unsigned long link;
+	__poll_t mask;
 
-	if (wait && (edges || !(mask & wanted))) {
-		link = ts_link(sock->sk);
-		if (link)
-			tcp_splice_polled(link, edges);
-	}
+	if (!link)
+		return tcp_poll(file, sock, wait);
+	sock_poll_wait(file, sock, wait);
+	mask = ts_poll_ring(sock->sk, link);
+	if (!mask)
+		mask = tcp_poll(file, sock, NULL);	/* registered already */
+	/* Tells who may be woken ahead: level-triggered pollers only. */
+	if (wait && (edges || !(mask & wanted)))
+		tcp_splice_polled(link, edges);
 	return mask;
 }
 

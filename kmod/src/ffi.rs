@@ -74,6 +74,9 @@ pub(crate) const RX_URGENT: u32 = 1 << 4;
 pub(crate) const NEED_NOTHING: c_uint = 0;
 pub(crate) const NEED_TCP_FOR_GOOD: c_uint = 2;
 
+pub(crate) const POLL_READABLE: c_uint = 1 << 0;
+pub(crate) const POLL_WRITEABLE: c_uint = 1 << 1;
+
 pub(crate) const MSG_OOB: c_int = 0x1;
 pub(crate) const MSG_PEEK: c_int = 0x2;
 pub(crate) const MSG_TRUNC: c_int = 0x20;

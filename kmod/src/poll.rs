@@ -4,10 +4,10 @@
 use crate::ffi::{self, Sock};
 use crate::pair::{Lane, Link};
 use crate::recv::Look;
-use core::ffi::{c_int, c_ulong};
+use core::ffi::{c_int, c_uint, c_ulong};
 use core::sync::atomic::Ordering;
 use tcp_splice_core::cursors;
-use tcp_splice_core::handoff::Snapshot;
+use tcp_splice_core::handoff::{Seen, Snapshot, Source, TcpView};
 
 /// EPOLLIN beyond what base sees (`sk_is_readable()`): are there enough bytes, counting the ring's?
 #[unsafe(no_mangle)]
@@ -46,6 +46,60 @@ fn enough_in_all(link: Link<'_>, sk: *mut Sock, look: &Look, ring: u64, target: 
             && lane
                 .ring()
                 .is_some_and(|r| !cursors::writeable(r.capacity(), ring)))
+}
+
+/// A receiver whose TCP is known to be quiet: nothing queued, everything up to `received` delivered.
+struct Quiet<'a> {
+    lane: &'a Lane,
+    received: u32,
+}
+
+impl Source for Quiet<'_> {
+    fn tcp(&mut self) -> TcpView {
+        TcpView {
+            copied: self.received,
+            received: self.received,
+        }
+    }
+
+    fn prod(&mut self) -> u64 {
+        self.lane.cursors.prod().bytes
+    }
+
+    fn lane(&mut self) -> Snapshot {
+        self.lane.handoff.snapshot()
+    }
+}
+
+/// Both halves of poll in one call, for a socket on which TCP is quiet and no low-water mark is set. `received` was read before.
+///
+/// A quick look only: without `POLL_WRITEABLE` the caller asks again through base, which also leaves the wish for space.
+#[unsafe(no_mangle)]
+extern "C" fn tcp_splice_poll(link: c_ulong, received: u32) -> c_uint {
+    // SAFETY: a callback of this socket is running.
+    let Some(link) = (unsafe { Link::from_word(link) }) else {
+        return 0;
+    };
+    let lane = link.inbound();
+    let readable = lane.cursors.prod().bytes > lane.cursors.cons()
+        && Seen::of(&mut Quiet { lane, received }).ring_readable(lane.cursors.cons()) > 0;
+    (if readable { ffi::POLL_READABLE } else { 0 })
+        | (if has_room(link.outbound()) {
+            ffi::POLL_WRITEABLE
+        } else {
+            0
+        })
+}
+
+/// The outbound ring is in use, and a send() would find room.
+fn has_room(lane: &Lane) -> bool {
+    let prod = lane.cursors.prod();
+    lane.handoff.in_ring()
+        && lane.ring().is_some_and(|ring| {
+            let used = prod.bytes.saturating_sub(lane.cursors.cons());
+            cursors::writeable(ring.capacity(), used)
+        })
+        && !lane.turn.load(Ordering::Acquire)
 }
 
 /// A poller has registered itself on this socket and looked; in vain if it is not edge-triggered.
