@@ -39,10 +39,26 @@ struct ts_pair {
 
 extern const struct tcp_ulp_ops ts_ulp;
 
+/* proto.c */
 bool ts_proto_is_base(const struct sock *sk);
 bool ts_callbacks_are_default(const struct sock *sk);
 bool ts_slots_are_free(const struct sock *sk);
 bool ts_is_taken(const struct sock *sk);
+void ts_wear_protocol(struct sock *sk);
+void ts_uninstall_protocol(struct sock *sk);
+void ts_default_destruct(struct sock *sk);
+void ts_await_disconnect(struct sock *sk);
+
+/* main.c */
+void ts_endpoint_discard_all(struct ts_endpoint *ep);
+void ts_endpoint_let_go_all(struct ts_endpoint *ep);
+
+/* options.c */
+int ts_setsockopt(struct sock *sk, int level, int optname, sockptr_t optval, unsigned int optlen);
+int ts_getsockopt(struct sock *sk, int level, int optname, char __user *optval, int __user *optlen);
+
+/* pipe.c */
+ssize_t ts_splice_read(struct socket *sock, loff_t *ppos, struct pipe_inode_info *pipe, size_t len, unsigned int flags);
 
 static __always_inline struct ts_endpoint *ts_user_data(const struct sock *sk)
 {

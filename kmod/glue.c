@@ -127,17 +127,19 @@ void ts_facts(const struct bpf_sock_ops_kern *ctx, struct ts_facts *facts)
 
 /* ---- what send and receive see of their own socket ---- */
 
-/* The other end's reader is somebody else now: see ts_is_taken(). */
-static bool ts_peer_is_taken(struct sock *const *slot)
+/* The other end's reader is somebody else now (ts_is_taken()), or wants to filter packets, or to know when they came. */
+static bool ts_peer_wants_packets(struct sock *const *slot)
 {
 	const struct sock *sk;
-	bool taken;
+	bool wants;
 
 	rcu_read_lock();
 	sk = READ_ONCE(*slot);
-	taken = sk && ts_is_taken(sk);
+	wants = sk && (ts_is_taken(sk) || rcu_access_pointer(sk->sk_filter) || sock_flag(sk, SOCK_RCVTSTAMP) ||
+		       (READ_ONCE(sk->sk_tsflags) & (SOF_TIMESTAMPING_SOFTWARE | SOF_TIMESTAMPING_RX_SOFTWARE |
+						     SOF_TIMESTAMPING_RAW_HARDWARE | SOF_TIMESTAMPING_RX_HARDWARE)));
 	rcu_read_unlock();
-	return taken;
+	return wants;
 }
 
 u64 ts_tx_view(const struct sock *sk, struct sock *const *peer)
@@ -151,7 +153,7 @@ u64 ts_tx_view(const struct sock *sk, struct sock *const *peer)
 	if (unlikely((1 << inet_sk_state_load(sk)) & ~(TCPF_ESTABLISHED | TCPF_CLOSE_WAIT)))
 		flags |= TS_TX_STATE;
 	if (unlikely((READ_ONCE(sk->sk_tsflags) & SOF_TIMESTAMPING_TX_RECORD_MASK) || sk->sk_bpf_cb_flags ||
-		     tcp_sk(sk)->repair || sk->sk_allocation != GFP_KERNEL || ts_peer_is_taken(peer)))
+		     tcp_sk(sk)->repair || sk->sk_allocation != GFP_KERNEL || ts_peer_wants_packets(peer)))
 		flags |= TS_TX_TCP_ONLY;
 	if (unlikely(READ_ONCE(sk->sk_write_pending)))
 		flags |= TS_TX_PENDING;

@@ -16,6 +16,8 @@
 struct sock;
 struct msghdr;
 struct seq_file;
+struct sk_buff;
+struct pipe_inode_info;
 struct bpf_sock_ops_kern;
 struct proto;
 struct ts_endpoint_body;	/* Rust's part of an endpoint */
@@ -91,11 +93,9 @@ void ts_chunk_free(void *chunk, size_t bytes);
 /* ---- endpoint and socket ---- */
 
 void ts_install(struct sock *sk, struct ts_endpoint_body *ep);
-void ts_uninstall_protocol(struct sock *sk);
 struct sock *ts_endpoint_sock(struct ts_endpoint_body *ep);
 unsigned long ts_endpoint_link(const struct ts_endpoint_body *ep);
 void ts_endpoint_set_link(struct ts_endpoint_body *ep, unsigned long link);
-void ts_endpoint_discard(struct ts_endpoint_body *ep);
 void ts_sock_hold(struct sock *sk);
 void ts_sock_put(struct sock *sk);
 void ts_lock_sock(struct sock *sk);
@@ -111,6 +111,7 @@ u64 ts_registry_hash(u64 key);
 /* ---- lane locks: 0 and 1 send, 2 and 3 receive ---- */
 
 void ts_lane_lock(struct ts_pair_body *pair, unsigned int which);
+bool ts_lane_lock_killable(struct ts_pair_body *pair, unsigned int which);
 void ts_lane_unlock(struct ts_pair_body *pair, unsigned int which);
 bool ts_lane_is_locked(struct ts_pair_body *pair, unsigned int which);
 
@@ -132,6 +133,24 @@ void ts_peek_off_move(struct sock *sk, int bytes, bool peek);
 
 u32 ts_recv_extras(const struct sock *sk, const struct msghdr *msg);
 void ts_put_inq(struct sock *sk, struct msghdr *msg, int inq);
+
+/* ---- bytes that go back to TCP ---- */
+
+struct ts_queue {
+	struct sk_buff *first;
+	struct sk_buff *last;
+};
+
+bool ts_queue_add(struct ts_queue *queue, const void *from, size_t len);
+void ts_queue_free(struct ts_queue *queue);
+int ts_queue_insert(struct sock *sk, struct ts_queue *queue, u32 bytes, u32 border, u64 sent, u64 received);
+
+/* ---- pipes ---- */
+
+long ts_pipe_add(struct pipe_inode_info *pipe, const void *from, size_t len, bool lend);
+bool ts_pipe_lends(size_t len);
+bool ts_chunk_is_lent(const void *chunk);
+long ts_pipe_base_recv(struct sock *sk, struct pipe_inode_info *pipe, size_t len);
 
 /* ---- waiting, waking, spinning ---- */
 
@@ -193,6 +212,7 @@ int tcp_splice_pair(const struct bpf_sock_ops_kern *ctx, u64 flags, u32 busy_pol
 int tcp_splice_sendmsg(unsigned long link, struct sock *sk, struct msghdr *msg, size_t size, int flags, unsigned int need,
 		       u32 disconnects);
 int tcp_splice_recvmsg(unsigned long link, struct sock *sk, struct msghdr *msg, size_t len, int flags, u32 disconnects);
+int tcp_splice_pipe(unsigned long link, struct sock *sk, struct pipe_inode_info *pipe, size_t len, int flags, u32 disconnects);
 unsigned int tcp_splice_poll(unsigned long link, u32 received);
 void tcp_splice_polled(unsigned long link, bool edges);
 bool tcp_splice_readable(unsigned long link, struct sock *sk);
@@ -204,6 +224,9 @@ void tcp_splice_unhash(unsigned long link);
 void tcp_splice_close(struct sock *sk, struct ts_endpoint_body *ep);
 void tcp_splice_disconnect(struct sock *sk, struct ts_endpoint_body *ep);
 bool tcp_splice_withdraw(struct ts_endpoint_body *ep);
+int tcp_splice_hand_back(struct sock *sk, struct ts_endpoint_body *ep);
+void tcp_splice_let_go(struct ts_endpoint_body *ep);
+void tcp_splice_ring_bytes(unsigned long link, u64 *sent, u64 *received);
 void tcp_splice_release_cb(unsigned long link, struct sock *sk);
 void tcp_splice_release(struct ts_endpoint_body *ep);
 void tcp_splice_endpoint_free(struct ts_endpoint_body *ep);

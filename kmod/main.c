@@ -83,9 +83,37 @@ static void ts_endpoint_free(struct rcu_head *rcu)
 	module_put(THIS_MODULE);	/* exit waits for this function with rcu_barrier() */
 }
 
-void ts_endpoint_discard(struct ts_endpoint_body *body)
+/* A socket's endpoint and those of its earlier connections, when nobody can find them any more. Any context. */
+void ts_endpoint_discard_all(struct ts_endpoint *ep)
 {
-	call_rcu(&ts_endpoint_of(body)->rcu, ts_endpoint_free);
+	struct ts_endpoint *older;
+
+	for (; ep; ep = older) {
+		older = ep->older;
+		call_rcu(&ep->rcu, ts_endpoint_free);
+	}
+}
+
+static void ts_endpoint_let_go(struct rcu_head *rcu)
+{
+	struct ts_endpoint *ep = container_of(rcu, struct ts_endpoint, rcu);
+	struct sock *sk = ep->sk;
+
+	tcp_splice_let_go((struct ts_endpoint_body *)ep->body);
+	sock_put(sk);
+}
+
+/*
+ * The socket will be its endpoints' owner until it dies (ts_destruct()), so their pairs may not keep it alive any longer than until
+ * those that found it there are through. Each callback has a reference of its own, so ts_destruct(), which uses ->rcu again, comes
+ * after the last of them has let go. Once for a socket, under its lock.
+ */
+void ts_endpoint_let_go_all(struct ts_endpoint *ep)
+{
+	for (; ep; ep = ep->older) {
+		sock_hold(ep->sk);
+		call_rcu(&ep->rcu, ts_endpoint_let_go);
+	}
 }
 
 struct sock *ts_endpoint_sock(struct ts_endpoint_body *body)
@@ -130,6 +158,11 @@ void ts_lane_lock(struct ts_pair_body *pair, unsigned int which)
 	mutex_lock(&ts_pair_of(pair)->lane[which & 3].lock);
 }
 
+bool ts_lane_lock_killable(struct ts_pair_body *pair, unsigned int which)
+{
+	return !mutex_lock_killable(&ts_pair_of(pair)->lane[which & 3].lock);
+}
+
 void ts_lane_unlock(struct ts_pair_body *pair, unsigned int which)
 {
 	mutex_unlock(&ts_pair_of(pair)->lane[which & 3].lock);
@@ -163,12 +196,13 @@ void *ts_chunk_alloc(size_t bytes)
 	void *chunk = NULL;
 
 	if (atomic_long_add_return(pages, &ts_ring_pages) <= ts_ring_pages_max)
-		chunk = (void *)__get_free_pages(TS_GFP_RING, get_order(bytes));
+		chunk = (void *)__get_free_pages(TS_GFP_RING | __GFP_COMP, get_order(bytes));
 	if (!chunk)
 		atomic_long_sub(pages, &ts_ring_pages);
 	return chunk;
 }
 
+/* Pipes may still have references to it (ts_pipe_add()): then it is free when they are done. */
 void ts_chunk_free(void *chunk, size_t bytes)
 {
 	free_pages((unsigned long)chunk, get_order(bytes));

@@ -11,7 +11,6 @@
 #include <linux/module.h>
 #include <linux/net.h>
 #include <linux/sockios.h>
-#include <linux/uaccess.h>
 #include <asm/ioctls.h>
 #include <net/inet_common.h>
 #include <net/ipv6.h>
@@ -53,6 +52,12 @@ bool ts_callbacks_are_default(const struct sock *sk)
 	       sk->sk_state_change == ts_default.state_change && sk->sk_error_report == ts_default.error_report;
 }
 
+/* What base would do; for a socket whose endpoint cannot be found. */
+void ts_default_destruct(struct sock *sk)
+{
+	ts_default.destruct[sk->sk_family == AF_INET6](sk);
+}
+
 /* Somebody has put his own callback on a spliced socket without asking (iscsi_tcp does): he will read it behind our back. */
 bool ts_is_taken(const struct sock *sk)
 {
@@ -88,6 +93,13 @@ static int ts_sendmsg(struct sock *sk, struct msghdr *msg, size_t size)
 	return tcp_splice_sendmsg(link, sk, msg, size, flags, need, ep->disconnects);
 }
 
+/* Another thread disconnects the socket at this moment, under its lock: then it has no link, or a new one. */
+void ts_await_disconnect(struct sock *sk)
+{
+	lock_sock(sk);
+	release_sock(sk);
+}
+
 static int __ts_recvmsg(struct sock *sk, struct msghdr *msg, size_t len, int flags)
 {
 	for (;;) {
@@ -100,9 +112,7 @@ static int __ts_recvmsg(struct sock *sk, struct msghdr *msg, size_t len, int fla
 		copied = tcp_splice_recvmsg(link, sk, msg, len, flags, ep->disconnects);
 		if (likely(copied != -ESTALE))
 			return copied;
-		/* Another thread disconnects the socket at this moment, under its lock: then it has no link, or a new one. */
-		lock_sock(sk);
-		release_sock(sk);
+		ts_await_disconnect(sk);
 	}
 }
 
@@ -218,7 +228,7 @@ static void ts_release_cb(struct sock *sk)
 
 /* ---- the tables and the slot ---- */
 
-static void ts_wear_protocol(struct sock *sk)
+void ts_wear_protocol(struct sock *sk)
 {
 	WRITE_ONCE(sk->sk_prot, &ts_prots[sk->sk_prot != &tcp_prot]);
 	ts_graft(sk);
@@ -235,125 +245,6 @@ void ts_uninstall_protocol(struct sock *sk)
 		WRITE_ONCE(sk->sk_prot, TS_PROT6);
 	if (sock && (sock->ops == &ts_ops[0] || sock->ops == &ts_ops[1]))
 		WRITE_ONCE(sock->ops, ts_base_ops(sk));
-}
-
-/* Runs once, after the last reference to a socket that gave its ULP slot away. Any context. */
-static void ts_destruct(struct sock *sk)
-{
-	struct ts_endpoint *ep = ts_user_data(sk);
-
-	/* Somebody took sk_user_data without asking (sunrpc and iscsi_tcp do): then the endpoint is lost, not the kernel. */
-	if (WARN_ON_ONCE(!ep || ep->sk != sk)) {
-		ts_default.destruct[sk->sk_family == AF_INET6](sk);
-		return;
-	}
-	rcu_assign_sk_user_data(sk, NULL);
-	ep->destruct(sk);
-	ts_endpoint_discard((struct ts_endpoint_body *)ep->body);	/* last: it lets go of the module */
-}
-
-/* Under the socket's lock; the endpoint is not paired and never will be. */
-static void ts_vacate_slot(struct sock *sk)
-{
-	struct inet_connection_sock *icsk = inet_csk(sk);
-
-	ts_uninstall_protocol(sk);
-	WRITE_ONCE(icsk->icsk_ulp_ops, NULL);
-	rcu_assign_pointer(icsk->icsk_ulp_data, NULL);
-}
-
-/*
- * Under the socket's lock, after a ULP had its chance. Filled: the endpoint stays until the socket dies, for calls that are on their
- * way into our text (such a socket cannot listen, so nobody inherits the hook). Empty: taken back. Another thread may have been here.
- */
-static void ts_settle_slot(struct sock *sk, struct ts_endpoint *ep)
-{
-	struct inet_connection_sock *icsk = inet_csk(sk);
-
-	if (icsk->icsk_ulp_ops == &ts_ulp)
-		return;
-	if (!icsk->icsk_ulp_ops) {
-		rcu_assign_pointer(icsk->icsk_ulp_data, ep);
-		smp_store_release(&icsk->icsk_ulp_ops, &ts_ulp);
-		if (ts_proto_is_base(sk))
-			ts_wear_protocol(sk);
-	} else if (sk->sk_destruct != ts_destruct) {
-		ep->destruct = sk->sk_destruct;
-		sk->sk_destruct = ts_destruct;
-		module_put(THIS_MODULE);	/* the slot's reference; the endpoint has its own */
-	}
-}
-
-/* ---- struct proto: options ---- */
-
-/*
- * TCP_ULP on a socket that is not paired, and from here on never will be: whoever wants the slot (kTLS) may have it. Should base
- * not fill it after all, it is ours again, so that a disconnected socket that listens goes through ts_ulp_clone().
- */
-static int ts_set_ulp(struct sock *sk, struct ts_endpoint *ep, sockptr_t optval, unsigned int optlen)
-{
-	int err = tcp_prot.setsockopt(sk, SOL_TCP, TCP_ULP, optval, optlen);
-
-	lock_sock(sk);
-	ts_settle_slot(sk, ep);
-	release_sock(sk);
-	return err;
-}
-
-static int ts_setsockopt(struct sock *sk, int level, int optname, sockptr_t optval, unsigned int optlen)
-{
-	struct ts_endpoint *ep;
-	bool unpaired;
-
-	if (level != SOL_TCP || (optname != TCP_ULP && optname != TCP_REPAIR))
-		return tcp_prot.setsockopt(sk, level, optname, optval, optlen);
-	lock_sock(sk);
-	ep = ts_endpoint(sk);
-	unpaired = ep && !ep->older && tcp_splice_withdraw((struct ts_endpoint_body *)ep->body);
-	if (unpaired && optname == TCP_ULP)
-		ts_vacate_slot(sk);
-	release_sock(sk);
-	if (unpaired && optname == TCP_ULP)
-		return ts_set_ulp(sk, ep, optval, optlen);
-	if (optname == TCP_REPAIR && ts_link(sk))
-		return -EBUSY;	/* a checkpoint would miss the ring's bytes */
-	return tcp_prot.setsockopt(sk, level, optname, optval, optlen);	/* TCP_ULP when paired: -EEXIST */
-}
-
-/* Ring bytes have no pages to map: as tcp_zerocopy_receive() does for a few bytes, tell the caller to use recv(). */
-static int ts_zerocopy_receive_none(char __user *optval, int __user *optlen, u32 bytes)
-{
-	struct tcp_zerocopy_receive zc = {};
-	int len;
-
-	if (get_user(len, optlen))
-		return -EFAULT;
-	if (len < 0 || len < offsetofend(struct tcp_zerocopy_receive, length))
-		return -EINVAL;
-	len = min_t(int, len, sizeof(zc));
-	if (copy_from_user(&zc, optval, len))
-		return -EFAULT;
-	zc.length = 0;
-	zc.recv_skip_hint = bytes;
-	zc.inq = bytes;
-	zc.copybuf_len = 0;
-	zc.err = 0;
-	zc.msg_controllen = 0;
-	return put_user(len, optlen) || copy_to_user(optval, &zc, len) ? -EFAULT : 0;
-}
-
-static int ts_getsockopt(struct sock *sk, int level, int optname, char __user *optval, int __user *optlen)
-{
-	/* As for a socket without a ULP. */
-	if (level == SOL_TCP && optname == TCP_ULP && ts_endpoint(sk))
-		return put_user(0, optlen) ? -EFAULT : 0;
-	if (level == SOL_TCP && optname == TCP_ZEROCOPY_RECEIVE && ts_link(sk)) {
-		u32 bytes = tcp_splice_ring_readable(ts_link(sk), sk);
-
-		if (bytes)
-			return ts_zerocopy_receive_none(optval, optlen, bytes);
-	}
-	return tcp_prot.getsockopt(sk, level, optname, optval, optlen);
 }
 
 /* ---- struct proto_ops ---- */
@@ -417,8 +308,7 @@ static int ts_set_rcvlowat(struct sock *sk, int val)
 static void __init ts_init_ops(struct proto_ops *ops, const struct proto_ops *base)
 {
 	*ops = *base;	/* .owner too: accept() and close() count on it */
-	/* Without splice_read, splice(2) reads through recvmsg; the base one would not see the ring. */
-	ops->splice_read = NULL;
+	ops->splice_read = ts_splice_read;
 	ops->read_sock = NULL;
 	ops->read_skb = NULL;
 	ops->sendmsg_locked = NULL;
@@ -490,17 +380,13 @@ static void ts_clear_user_data(struct sock *sk, struct ts_endpoint *ep)
 static void ts_ulp_release(struct sock *sk)
 {
 	struct ts_endpoint *ep = (struct ts_endpoint *)rcu_access_pointer(inet_csk(sk)->icsk_ulp_data);
-	struct ts_endpoint *older;
 
 	rcu_assign_pointer(inet_csk(sk)->icsk_ulp_data, NULL);
 	ts_clear_user_data(sk, ep);
 	/* The final free still reads sk_prot, perhaps long after the endpoint let go of the module. */
 	ts_uninstall_protocol(sk);
 	tcp_splice_release((struct ts_endpoint_body *)ep->body);
-	for (; ep; ep = older) {
-		older = ep->older;
-		ts_endpoint_discard((struct ts_endpoint_body *)ep->body);
-	}
+	ts_endpoint_discard_all(ep);
 }
 
 /* A disconnected socket keeps its slot; should it listen, its children are born without. */

@@ -19,6 +19,16 @@ pub(crate) struct SeqFile([u8; 0]);
 #[repr(C)]
 pub(crate) struct SockOps([u8; 0]);
 
+/// `struct pipe_inode_info`.
+#[repr(C)]
+pub(crate) struct Pipe([u8; 0]);
+/// `struct ts_queue`: segments that are to go into TCP's receive queue.
+#[repr(C)]
+pub(crate) struct Queue {
+    pub(crate) first: *mut c_void,
+    pub(crate) last: *mut c_void,
+}
+
 /// `struct ts_facts`.
 #[repr(C)]
 pub(crate) struct Facts {
@@ -91,12 +101,15 @@ pub(crate) const ENDPOINT_BYTES: usize = 64;
 #[allow(dead_code)] // compared at compile time
 pub(crate) const PAIR_BYTES: usize = 704;
 
+pub(crate) const EINTR: c_int = 4;
 pub(crate) const EAGAIN: c_int = 11;
 pub(crate) const ENOMEM: c_int = 12;
 pub(crate) const EFAULT: c_int = 14;
 pub(crate) const EINVAL: c_int = 22;
 pub(crate) const ESTALE: c_int = 116;
 pub(crate) const EPIPE: c_int = 32;
+pub(crate) const ENOBUFS: c_int = 105;
+pub(crate) const EBUSY: c_int = 16;
 pub(crate) const EOPNOTSUPP: c_int = 95;
 
 unsafe extern "C" {
@@ -142,6 +155,8 @@ unsafe extern "C" {
 
     /// Sleeps.
     pub(crate) fn ts_lane_lock(pair: *mut c_void, which: c_uint);
+    /// As above; false if the task is to die.
+    pub(crate) fn ts_lane_lock_killable(pair: *mut c_void, which: c_uint) -> bool;
     pub(crate) fn ts_lane_unlock(pair: *mut c_void, which: c_uint);
     pub(crate) fn ts_lane_is_locked(pair: *mut c_void, which: c_uint) -> bool;
 
@@ -174,6 +189,28 @@ unsafe extern "C" {
     pub(crate) fn ts_peek_off_move(sk: *mut Sock, bytes: c_int, peek: bool);
     pub(crate) fn ts_recv_extras(sk: *const Sock, msg: *const Msg) -> u32;
     pub(crate) fn ts_put_inq(sk: *mut Sock, msg: *mut Msg, inq: c_int);
+
+    /// Appends a copy. Sleeps; false without memory.
+    pub(crate) fn ts_queue_add(queue: *mut Queue, from: *const u8, len: usize) -> bool;
+    pub(crate) fn ts_queue_free(queue: *mut Queue);
+    /// 0, or a negative errno and nothing has changed. Takes the socket's lock; sleeps.
+    pub(crate) fn ts_queue_insert(
+        sk: *mut Sock,
+        queue: *mut Queue,
+        bytes: u32,
+        border: u32,
+        sent: u64,
+        received: u64,
+    ) -> c_int;
+
+    /// Bytes that are in the pipe now, whose lock the caller holds, or a negative errno. Sleeps.
+    pub(crate) fn ts_pipe_add(pipe: *mut Pipe, from: *const u8, len: usize, lend: bool) -> c_long;
+    /// Should that many bytes be lent?
+    pub(crate) fn ts_pipe_lends(len: usize) -> bool;
+    /// The chunk is given back. Full barrier after the look.
+    pub(crate) fn ts_chunk_is_lent(chunk: *const u8) -> bool;
+    /// As `ts_base_recvmsg_nowait`, into the pipe, whose lock the caller holds; -ENOBUFS if that is full.
+    pub(crate) fn ts_pipe_base_recv(sk: *mut Sock, pipe: *mut Pipe, len: usize) -> c_long;
 
     /// Puts `current` on the socket's wait queue, ready to sleep; full barrier. `wait` stays put until `ts_wait_end`.
     pub(crate) fn ts_wait_begin(sk: *mut Sock, wait: *mut Wait);

@@ -345,6 +345,12 @@ impl<'a> Link<'a> {
         }
     }
 
+    /// Bytes that this end has put into its ring, and the other end into its own.
+    pub(crate) fn ring_bytes(self) -> (u64, u64) {
+        let bytes = |lane: &Lane| lane.cursors.prod().bytes;
+        (bytes(self.outbound()), bytes(self.inbound()))
+    }
+
     /// The outbound ring is full, and its receiver does not read. TCP would go on, up to its buffers' limits: so does the ring, once.
     /// False without memory. Send lock held, in process context.
     pub(crate) fn grow(self, tx: &mut Tx) -> bool {
@@ -367,6 +373,17 @@ impl<'a> Link<'a> {
         };
         // SAFETY: slots of the pair.
         unsafe { ffi::ts_tcp_would_hold(from, to) }.min(GROWN_MAX)
+    }
+
+    /// The outbound lane goes back to TCP. Base counts TCP's bytes alone when it decides whom to wake, so whoever waits for more than the
+    /// ring has (SO_RCVLOWAT, a peek) looks again now.
+    pub(crate) fn leave(self, tx: &mut Tx) {
+        if self.outbound().leave(tx) {
+            // The hand-off word before the look at who waits, against the reader's prepare_to_wait() and look.
+            fence(Ordering::SeqCst);
+            // SAFETY: a slot of the pair.
+            unsafe { ffi::ts_notify_readable(self.peer_slot()) };
+        }
     }
 
     /// Is the other end inside send() right now, not asleep for space? A hint.
@@ -421,6 +438,16 @@ impl<'a> Link<'a> {
         Guard::lock(self.pair, self.side as c_uint, &self.outbound().tx)
     }
 
+    /// Takes the send lock of the inbound lane, which is the other end's: before the receive lock of the same lane, if both. Sleeps;
+    /// none if the task is to die.
+    pub(crate) fn lock_peer_tx(self) -> Option<Guard<'a, Tx>> {
+        Guard::lock_killable(
+            self.pair,
+            (self.side as c_uint) ^ 1,
+            &self.inbound().tx,
+        )
+    }
+
     /// Takes the receive lock of the inbound lane. Sleeps.
     pub(crate) fn lock_rx(self) -> Guard<'a, Rx> {
         Guard::lock(self.pair, (self.side as c_uint) | 2, &self.inbound().rx)
@@ -440,13 +467,25 @@ impl<'a, T> Guard<'a, T> {
         unsafe { ffi::ts_lane_lock(ptr::from_ref(pair).cast_mut().cast::<c_void>(), which) };
         Guard { pair, which, data }
     }
+
+    fn lock_killable(
+        pair: &'a Pair,
+        which: c_uint,
+        data: &'a UnsafeCell<T>,
+    ) -> Option<Self> {
+        // SAFETY: as in `lock`.
+        unsafe {
+            ffi::ts_lane_lock_killable(ptr::from_ref(pair).cast_mut().cast::<c_void>(), which)
+        }
+        .then_some(Guard { pair, which, data })
+    }
 }
 
 impl<T> Deref for Guard<'_, T> {
     type Target = T;
 
     fn deref(&self) -> &T {
-        // SAFETY: only the holder of this lock reaches this cell: `lock_tx` and `lock_rx` pair each cell with its own lock.
+        // SAFETY: only the holder of this lock reaches this cell: `lock_tx`, `lock_peer_tx` and `lock_rx` pair each cell with its own lock.
         unsafe { &*self.data.get() }
     }
 }

@@ -36,6 +36,8 @@ pub(crate) struct Endpoint {
     key: u64,
     /// The link it got, kept until it is freed even when the socket has left (`ts_endpoint.link` is 0 then).
     linked: c_ulong,
+    /// The pair's reference to this endpoint's socket was dropped early: see `tcp_splice_let_go`.
+    let_go: bool,
     busy_poll_us: u32,
     ring_kbytes: u32,
 }
@@ -125,6 +127,7 @@ extern "C" fn tcp_splice_pair(
         Endpoint {
             key: 0,
             linked: 0,
+            let_go: false,
             busy_poll_us,
             ring_kbytes,
         },
@@ -252,15 +255,27 @@ pub(crate) extern "C" fn tcp_splice_withdraw(ep: *mut c_void) -> bool {
     })
 }
 
+/// Drops the pair's reference to the endpoint's socket: an RCU callback, a grace period after the slot was cleared. Only once.
+#[unsafe(no_mangle)]
+extern "C" fn tcp_splice_let_go(ep: *mut c_void) {
+    // SAFETY: alive, and this callback is the only one that touches these fields by now.
+    let body = unsafe { body(ep) };
+    if body.linked != 0 && !body.let_go {
+        body.let_go = true;
+        // SAFETY: the reference taken when the pair was made; the pair's slot was cleared a grace period ago.
+        unsafe { ffi::ts_sock_put(ffi::ts_endpoint_sock(ep)) };
+    }
+}
+
 /// The endpoint's last breath: an RCU callback, a grace period after nobody could find it any more.
 #[unsafe(no_mangle)]
 extern "C" fn tcp_splice_endpoint_free(ep: *mut c_void) {
+    tcp_splice_let_go(ep);
     // SAFETY: ours alone now.
     let linked = unsafe { (*ep.cast::<Endpoint>()).linked };
     // SAFETY: the endpoint owns a reference to the pair it was linked with, and to its own socket.
     unsafe {
         if let Some(link) = Link::from_word(linked) {
-            ffi::ts_sock_put(ffi::ts_endpoint_sock(ep));
             Pair::put(link.pair());
         }
     }

@@ -168,6 +168,18 @@ extern "C" fn tcp_splice_ring_readable(link: c_ulong, sk: *mut Sock) -> u32 {
     bytes.min(c_int::MAX as u64) as u32
 }
 
+/// TCP_INFO: bytes that went through the rings, out and in.
+#[unsafe(no_mangle)]
+extern "C" fn tcp_splice_ring_bytes(link: c_ulong, sent: *mut u64, received: *mut u64) {
+    // SAFETY: a call of this socket is running.
+    let (out, inn) = match unsafe { Link::from_word(link) } {
+        Some(link) => link.ring_bytes(),
+        None => (0, 0),
+    };
+    // SAFETY: the caller's variables.
+    unsafe { (*sent, *received) = (out, inn) };
+}
+
 /// FIONREAD behind its C face.
 #[unsafe(no_mangle)]
 extern "C" fn tcp_splice_inq(link: c_ulong, sk: *mut Sock) -> c_int {

@@ -7,7 +7,7 @@
 //! written; the sender's lines are touched only when it asked for space. TCP's state is not looked at while the ring is in use and
 //! has bytes.
 
-use crate::ffi::{self, EAGAIN, EFAULT, EPIPE, ESTALE, Msg, RxView, Sock, Wait};
+use crate::ffi::{self, EAGAIN, EFAULT, EPIPE, ESTALE, Msg, Pipe, RxView, Sock, Wait};
 use crate::pair::{Guard, Lane, Link, PIECE, Rx};
 use crate::ring::{Copied, Ring};
 use core::ffi::{c_int, c_long, c_ulong};
@@ -16,6 +16,9 @@ use core::ptr;
 use core::sync::atomic::Ordering;
 use tcp_splice_core::cursors;
 use tcp_splice_core::handoff::{Next, Seen, Snapshot, Source, TcpView};
+
+mod peek;
+mod pipe;
 
 /// Looks at `prod` between two looks at the clock while spinning.
 const SPINS: u32 = 32;
@@ -87,12 +90,21 @@ impl Look {
     }
 }
 
-/// One call of recv().
+/// Where the bytes go.
+#[derive(Clone, Copy)]
+enum To {
+    /// To the caller's buffers.
+    Msg(*mut Msg),
+    /// Into a pipe, whose lock is held: splice(2).
+    Pipe(*mut Pipe),
+}
+
+/// One call of recv(), or of splice(2).
 struct Recv<'a> {
     link: Link<'a>,
     lane: &'a Lane,
     sk: *mut Sock,
-    msg: *mut Msg,
+    to: To,
     len: usize,
     flags: c_int,
     /// `sk_disconnects` of the link's connection.
@@ -130,7 +142,7 @@ extern "C" fn tcp_splice_recvmsg(
         link,
         lane: link.inbound(),
         sk,
-        msg,
+        to: To::Msg(msg),
         len,
         flags,
         disconnects,
@@ -218,6 +230,9 @@ impl<'a> Recv<'a> {
 
     /// Bytes that must be there before the call may return.
     fn target(&self) -> usize {
+        if matches!(self.to, To::Pipe(_)) {
+            return 1;
+        }
         let len = c_int::try_from(self.len).unwrap_or(c_int::MAX);
         // SAFETY: the caller's own socket.
         let target = unsafe { ffi::ts_rcvlowat(self.sk, self.is(ffi::MSG_WAITALL), len) };
@@ -297,17 +312,8 @@ impl<'a> Recv<'a> {
         let Some(ring) = self.lane.ring() else {
             return Err(Stop::Done);
         };
-        let to = if self.is(ffi::MSG_TRUNC) {
-            ptr::null_mut()
-        } else {
-            self.msg
-        };
         while bytes > 0 && self.rest() > 0 {
-            let want = bytes.min(self.rest() as u64).min(PIECE);
-            // SAFETY: receive lock held, these bytes are published and not given back, the message is the caller's.
-            let Copied::Bytes(got) = (unsafe { ring.drain(rx.cons, want, to) }) else {
-                return Err(Stop::Result(-EFAULT));
-            };
+            let got = self.copy(ring, rx.cons, bytes.min(self.rest() as u64))?;
             bytes = bytes.wrapping_sub(got as u64);
             ring.let_go(rx.cons.wrapping_add(got as u64), bytes);
             let wanted = self.lane.cursors.consume(rx.cons, got as u64);
@@ -319,6 +325,20 @@ impl<'a> Recv<'a> {
             }
         }
         Ok(())
+    }
+
+    /// Some of `want` bytes from position `pos`, to where they are wanted.
+    fn copy(&self, ring: &Ring, pos: u64, want: u64) -> Result<usize, Stop> {
+        let to = match self.to {
+            To::Pipe(pipe) => return Self::to_pipe(pipe, ring, pos, want),
+            To::Msg(_) if self.is(ffi::MSG_TRUNC) => ptr::null_mut(),
+            To::Msg(msg) => msg,
+        };
+        // SAFETY: receive lock held, these bytes are published and not given back, the message is the caller's.
+        match unsafe { ring.drain(pos, want.min(PIECE), to) } {
+            Copied::Bytes(got) => Ok(got),
+            _ => Err(Stop::Result(-EFAULT)),
+        }
     }
 
     /// Somebody waits for space: enough of it now? If not, the wish is kept for the next time; the ring is not empty, so there
@@ -336,8 +356,14 @@ impl<'a> Recv<'a> {
     /// At most `bytes` by base recvmsg; `true` if it had some.
     fn take_tcp(&mut self, bytes: u32) -> Result<bool, Stop> {
         let want = self.rest().min(bytes as usize);
-        // SAFETY: as the kernel would have called it, with a shorter length. It takes no lane lock and does not wait for data.
-        match unsafe { ffi::ts_base_recvmsg_nowait(self.sk, self.msg, want, self.flags) } {
+        let got = match self.to {
+            To::Pipe(pipe) => self.tcp_to_pipe(pipe, want),
+            // SAFETY: as the kernel would have called it, with a shorter length. It takes no lane lock and does not wait for data.
+            To::Msg(msg) => unsafe {
+                ffi::ts_base_recvmsg_nowait(self.sk, msg, want, self.flags)
+            },
+        };
+        match got {
             got if got > 0 => {
                 self.copied = self.copied.wrapping_add(got as usize);
                 Ok(true)
@@ -355,132 +381,6 @@ impl<'a> Recv<'a> {
             error if error == -EAGAIN => Ok(()),
             result => Err(Stop::Result(result)),
         }
-    }
-
-    /// MSG_PEEK: as `take`, but nothing is given back.
-    fn peek(&mut self, rx: &Rx) -> Result<Look, Stop> {
-        loop {
-            let look = self.look()?;
-            let there = self.peekable(&look, rx);
-            if there > 0 && (there >= self.peek_target(there) || look.ended()) {
-                return match self.peek_at(&look, rx) {
-                    // As in `take`: base would not give them.
-                    Stop::Done if self.copied == 0 && self.rest() > 0 => Ok(look),
-                    stop => Err(stop),
-                };
-            }
-            if there > 0 || !look.ended() {
-                return Ok(look);
-            }
-            // A FIN in TCP's queue is base's to find, and counts as an end.
-            self.end()?;
-        }
-    }
-
-    /// The call may not wait for more: it takes what there is.
-    fn peek_what_there_is(&mut self, rx: &Rx) {
-        let Ok(look) = self.look() else { return };
-        if self.peekable(&look, rx) > 0 {
-            // A fault leaves nothing copied, and then the caller's error stands.
-            self.peek_at(&look, rx);
-        }
-    }
-
-    /// SO_PEEK_OFF, 0 when it is off.
-    fn peek_skip(&self) -> u64 {
-        // SAFETY: the caller's own socket.
-        u64::try_from(unsafe { ffi::ts_peek_off(self.sk) }).unwrap_or(0)
-    }
-
-    /// Bytes that a peek could show: TCP's first, the ring's after them, and behind a ring segment that has ended TCP's again.
-    fn peekable(&self, look: &Look, rx: &Rx) -> u64 {
-        let fin = u64::from(look.tcp.flags & ffi::RX_DONE != 0);
-        let ring = look.seen.ring_readable(rx.cons);
-        let queued = u64::from(look.queued()).saturating_sub(fin);
-        queued.saturating_add(ring).saturating_sub(self.peek_skip())
-    }
-
-    /// As `target`, but no more than the ring can hold beyond what is there already.
-    fn peek_target(&self, there: u64) -> u64 {
-        let leaving = matches!(self.lane.handoff.snapshot(), Snapshot::Leaving { .. });
-        let full = !self.link.may_grow(self.lane)
-            && self.lane.ring().is_some_and(|r| there >= r.capacity());
-        if full || leaving {
-            there
-        } else {
-            self.target() as u64
-        }
-    }
-
-    /// Copies what `look` shows, segment by segment.
-    fn peek_at(&mut self, look: &Look, rx: &Rx) -> Stop {
-        let ring = look.seen.ring_readable(rx.cons);
-        let first = match look.seen.next(rx.cons) {
-            Next::Tcp(bytes) => bytes,
-            _ => 0,
-        };
-        let skip = self.peek_skip();
-        if skip < u64::from(first) {
-            let left = u64::from(first).wrapping_sub(skip) as u32;
-            match self.take_tcp(left) {
-                Ok(_) if self.copied < left as usize => return Stop::Done,
-                Ok(_) => {}
-                Err(stop) => return stop,
-            }
-        }
-        let skip = skip.saturating_sub(u64::from(first));
-        if skip < ring {
-            if let Stop::Result(error) =
-                self.peek_ring(rx.cons.wrapping_add(skip), ring.wrapping_sub(skip))
-            {
-                return Stop::Result(error);
-            }
-        }
-        let skip = skip.saturating_sub(ring);
-        match self.peek_behind(u64::from(first).saturating_add(skip), look.queued()) {
-            error if error < 0 && error != -EAGAIN => Stop::Result(error),
-            _ => Stop::Done,
-        }
-    }
-
-    /// TCP's bytes behind the ring's: those of its `queued` from `offset` on.
-    fn peek_behind(&mut self, offset: u64, queued: u32) -> c_int {
-        let behind = u64::from(queued).saturating_sub(offset);
-        let want = behind.min(self.rest() as u64) as usize;
-        let Ok(offset) = c_int::try_from(offset) else {
-            return 0;
-        };
-        if want == 0 {
-            return 0;
-        }
-        // SAFETY: as in `take_tcp`; receive lock held, so nobody else peeks.
-        let got = unsafe { ffi::ts_base_peek_nowait(self.sk, self.msg, want, self.flags, offset) };
-        self.copied = self.copied.wrapping_add(usize::try_from(got).unwrap_or(0));
-        got
-    }
-
-    fn peek_ring(&mut self, mut pos: u64, mut bytes: u64) -> Stop {
-        let Some(ring) = self.lane.ring() else {
-            return Stop::Done;
-        };
-        let to = if self.is(ffi::MSG_TRUNC) {
-            ptr::null_mut()
-        } else {
-            self.msg
-        };
-        while bytes > 0 && self.rest() > 0 {
-            // SAFETY: as in `take_ring`.
-            let Copied::Bytes(got) =
-                (unsafe { ring.drain(pos, bytes.min(self.rest() as u64), to) })
-            else {
-                return Stop::Result(-EFAULT);
-            };
-            pos = pos.wrapping_add(got as u64);
-            bytes = bytes.wrapping_sub(got as u64);
-            self.copied = self.copied.wrapping_add(got);
-            self.from_ring = self.from_ring.wrapping_add(got);
-        }
-        Stop::Done
     }
 
     /// Spins, then sleeps, until something differs from `look`. No lane lock held. Returns the jiffies left.
@@ -543,8 +443,9 @@ impl<'a> Recv<'a> {
 
     /// After the copying, lock still held: moves SO_PEEK_OFF; says what else is wanted.
     fn extras(&self, _rx: &Guard<'a, Rx>) -> u32 {
+        let To::Msg(msg) = self.to else { return 0 };
         // SAFETY: the caller's own socket and message.
-        let extras = unsafe { ffi::ts_recv_extras(self.sk, self.msg) };
+        let extras = unsafe { ffi::ts_recv_extras(self.sk, msg) };
         if extras & ffi::EXTRA_PEEK_OFF != 0 && self.from_ring > 0 {
             // SAFETY: as above.
             unsafe {
@@ -565,7 +466,9 @@ impl<'a> Recv<'a> {
         } else {
             left
         };
-        // SAFETY: the caller's own socket and message.
-        unsafe { ffi::ts_put_inq(self.sk, self.msg, inq) };
+        if let To::Msg(msg) = self.to {
+            // SAFETY: the caller's own socket and message.
+            unsafe { ffi::ts_put_inq(self.sk, msg, inq) };
+        }
     }
 }

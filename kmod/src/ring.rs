@@ -5,6 +5,8 @@
 //! Only the sender allocates, in process context, charged to its memory cgroup. Chunks are not zeroed: a reader can only reach
 //! bytes that were published, and those were written.
 //!
+//! A chunk whose pages were lent to a pipe (splice(2)) is not written again while the pipe has them: the sender leaves it to the pipe.
+//!
 //! # Who may touch a slot
 //!
 //! The receiver, those of chunks between `cons` and `prod`: to read them and, in a grown ring, to empty the slot of a chunk before it
@@ -192,6 +194,13 @@ impl Ring {
             let Some(old) = tx.supply.take(self.geometry, tx.cons) else {
                 break;
             };
+            // SAFETY: the slot is ours by `cons`, so its chunk, if it has one, is the ring's alone or lent.
+            if self.slot(old).is_some_and(|slot| {
+                let memory = slot.load(Ordering::Relaxed);
+                !memory.is_null() && unsafe { ffi::ts_chunk_is_lent(memory) }
+            }) {
+                self.empty(old);
+            }
             if let Some(slot) = self.slot(old) {
                 memory = slot.load(Ordering::Relaxed);
                 slot.store(ptr::null_mut(), Ordering::Relaxed);
@@ -238,29 +247,29 @@ impl Ring {
         }
     }
 
+    /// The memory of at most `want` bytes from position `pos` on, up to the chunk's end.
+    ///
+    /// The caller holds the receive lock, and these bytes are published and not given back: nobody writes to them.
+    pub(crate) fn published(&self, pos: u64, want: u64) -> Option<(NonNull<u8>, usize)> {
+        let Span { chunk, offset, len } = self.geometry.span(pos, want);
+        let chunk = NonNull::new(self.slot(chunk)?.load(Ordering::Relaxed))?;
+        // SAFETY: the span lies within the chunk.
+        Some((unsafe { chunk.add(offset) }, len))
+    }
+
     /// Copies at most `want` bytes from position `pos` to `msg`, up to the chunk's end; to nowhere if `msg` is null. Sleeps.
     ///
     /// # Safety
     ///
     /// The caller holds the receive lock; `pos..pos + want` is published and not given back; `msg` is null or a live message.
     pub(crate) unsafe fn drain(&self, pos: u64, want: u64, msg: *mut Msg) -> Copied {
-        let Span { chunk, offset, len } = self.geometry.span(pos, want);
-        let Some(chunk) = self
-            .slot(chunk)
-            .and_then(|s| NonNull::new(s.load(Ordering::Relaxed)))
-        else {
+        let Some((from, len)) = self.published(pos, want) else {
             return Copied::Fault;
         };
         if msg.is_null() {
             return Copied::Bytes(len);
         }
-        // SAFETY: the span lies within the chunk; the sender does not write to published positions.
-        unsafe {
-            Copied::whole(
-                ffi::ts_copy_to_iter(chunk.as_ptr().add(offset), len, msg),
-                len,
-                msg,
-            )
-        }
+        // SAFETY: by the caller these bytes are published; the sender does not write to published positions.
+        unsafe { Copied::whole(ffi::ts_copy_to_iter(from.as_ptr(), len, msg), len, msg) }
     }
 }

@@ -14,7 +14,7 @@ use crate::ring::{Copied, Ring};
 use crate::stats::Counter;
 use core::ffi::{c_int, c_long, c_uint, c_ulong};
 use core::hint::spin_loop;
-use core::sync::atomic::{Ordering, fence};
+use core::sync::atomic::Ordering;
 use tcp_splice_core::cursors::{self, Closed};
 use tcp_splice_core::handoff;
 
@@ -116,7 +116,7 @@ impl<'a> Send<'a> {
         let mut tx = self.link.lock_tx();
         if need != ffi::NEED_NOTHING {
             tx.tcp_for_good |= need == ffi::NEED_TCP_FOR_GOOD;
-            self.leave(&mut tx);
+            self.link.leave(&mut tx);
             drop(tx);
             return self.over_tcp();
         }
@@ -198,30 +198,19 @@ impl<'a> Send<'a> {
         }
         // A stray base sender moved write_seq (it was on its way since before the hand-off): its bytes end this ring segment.
         if view.any(ffi::TX_TCP_ONLY) || view.write_seq != tx.border {
-            self.leave(tx);
+            self.link.leave(tx);
             return Step::Tcp;
         }
         if self.others_turn() {
             return Step::Full;
         }
         let Some(ring) = self.lane.ring() else {
-            self.leave(tx);
+            self.link.leave(tx);
             return Step::Tcp;
         };
         match self.room(tx, ring) {
             0 => Step::Full,
             room => self.write(tx, ring, room),
-        }
-    }
-
-    /// Goes back to TCP. Base counts TCP's bytes alone when it decides whom to wake, so whoever waits for more than the ring has
-    /// (SO_RCVLOWAT, a peek) looks again now.
-    fn leave(&self, tx: &mut Tx) {
-        if self.lane.leave(tx) {
-            // The hand-off word before the look at who waits, against the reader's prepare_to_wait() and look.
-            fence(Ordering::SeqCst);
-            // SAFETY: a slot of the pair.
-            unsafe { ffi::ts_notify_readable(self.link.peer_slot()) };
         }
     }
 
@@ -247,7 +236,7 @@ impl<'a> Send<'a> {
             Copied::Bytes(bytes) => bytes,
             Copied::Fault => return Step::Fault,
             Copied::NoMemory => {
-                self.leave(tx);
+                self.link.leave(tx);
                 return Step::Tcp;
             }
         };
@@ -261,7 +250,7 @@ impl<'a> Send<'a> {
                 Closed::Tx => Step::Ended,
                 // Base will be answered with a reset; a call that has sent something reports that first.
                 Closed::Rx => {
-                    self.leave(tx);
+                    self.link.leave(tx);
                     if self.copied > 0 {
                         Step::Ended
                     } else {
@@ -358,7 +347,7 @@ impl<'a> Send<'a> {
         if self.must_grow(left) && self.link.may_grow(self.lane) {
             if !self.link.grow(&mut tx) {
                 // TCP finds memory, or says why not.
-                self.leave(&mut tx);
+                self.link.leave(&mut tx);
                 self.give_turn_back();
                 drop(tx);
                 return Err(self.over_tcp());

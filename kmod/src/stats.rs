@@ -18,6 +18,7 @@ pub(crate) enum Counter {
     RingGrows,
     RingBytes,
     TcpBytes,
+    LentBytes,
     WakesAhead,
     RingMemory,
     RingMemoryGone,
@@ -78,6 +79,7 @@ extern "C" fn tcp_splice_show(seq: *mut SeqFile) {
     line(seq, "ring_grows", Counter::RingGrows.sum());
     line(seq, "ring_bytes", Counter::RingBytes.sum());
     line(seq, "tcp_bytes", Counter::TcpBytes.sum());
+    line(seq, "lent_bytes", Counter::LentBytes.sum());
     line(seq, "wakes_ahead", Counter::WakesAhead.sum());
     line(
         seq,

@@ -7,15 +7,18 @@
 //! | unhash (RST, abort, TIME_WAIT) | socket lock, any context | both lanes closed to publishing |
 //! | close() | process, no lock, no other call of this socket runs | both lanes closed; unread ring bytes make it a reset |
 //! | connect(AF_UNSPEC), SO_LINGER 0 | socket lock, process; other calls may be asleep | both lanes closed, the link removed |
+//! | an option that needs TCP alone (`options.c`) | process, no lock | unread ring bytes go into TCP's queue; then as disconnect |
 //! | destroy (`tcp_cleanup_ulp`) | socket lock or none left to take, any context | as disconnect; then freed after a grace period |
 //!
 //! None of this frees a ring: the other end may still drain what was published before (TCP keeps a receive queue across FIN and RST
 //! as well). The pair goes with the second endpoint.
 
-use crate::ffi::{self, Sock};
+use crate::ffi::{self, EBUSY, EINTR, ENOMEM, Queue, Sock};
 use crate::pair::{Link, Side};
 use crate::pairing::tcp_splice_withdraw;
-use core::ffi::{c_ulong, c_void};
+use crate::recv::Look;
+use crate::ring::Ring;
+use core::ffi::{c_int, c_ulong, c_void};
 use core::ptr;
 use core::sync::atomic::{Ordering, fence};
 use tcp_splice_core::handoff;
@@ -85,6 +88,96 @@ fn leave(ep: *mut c_void) {
 #[unsafe(no_mangle)]
 extern "C" fn tcp_splice_disconnect(_sk: *mut Sock, ep: *mut c_void) {
     leave(ep);
+}
+
+/// The socket goes back to TCP for good, both ways, and may then be read by somebody who passes us by: what it has not read of the ring
+/// is put into TCP's queue. 0, also if it is not paired and never will be; else a negative errno, and it is spliced as before, except
+/// that its lanes may have gone back to TCP in order. Process context, no locks held.
+#[unsafe(no_mangle)]
+extern "C" fn tcp_splice_hand_back(sk: *mut Sock, ep: *mut c_void) -> c_int {
+    let Some(link) = settle(ep) else { return 0 };
+    let mut tx = link.lock_tx();
+    tx.tcp_for_good = true;
+    link.leave(&mut tx);
+    drop(tx);
+    match return_unread(link, sk) {
+        Ok(()) => {
+            leave(ep);
+            0
+        }
+        Err(error) => error,
+    }
+}
+
+/// Ends the inbound lane's use of the ring and moves what is unread to TCP's queue.
+///
+/// The other end's send lock keeps it from sending anything behind these bytes meanwhile, the receive lock keeps others from reading
+/// them. Neither is ever held by somebody who waits for the other, or for data or space.
+fn return_unread(link: Link<'_>, sk: *mut Sock) -> Result<(), c_int> {
+    let lane = link.inbound();
+    let mut tx = link.lock_peer_tx().ok_or(-EINTR)?;
+    tx.tcp_for_good = true;
+    lane.leave(&mut tx);
+    let mut rx = link.lock_rx();
+    let look = Look::at(sk, lane);
+    let (bytes, border) = look.seen.unread(rx.cons).ok_or(-EBUSY)?;
+    let mut queue = Unread::new();
+    if let Some(ring) = lane.ring() {
+        queue.fill(ring, rx.cons, u64::from(bytes))?;
+    }
+    queue.insert(sk, bytes, border, link.ring_bytes())?;
+    lane.cursors.consume(rx.cons, u64::from(bytes));
+    rx.cons = rx.cons.wrapping_add(u64::from(bytes));
+    Ok(())
+}
+
+/// Copies of ring bytes on their way to TCP's queue.
+struct Unread(Queue);
+
+impl Unread {
+    fn new() -> Self {
+        Unread(Queue {
+            first: ptr::null_mut(),
+            last: ptr::null_mut(),
+        })
+    }
+
+    /// Receive lock held; `bytes` from `pos` on are published and not given back.
+    fn fill(&mut self, ring: &Ring, mut pos: u64, bytes: u64) -> Result<(), c_int> {
+        let end = pos.wrapping_add(bytes);
+        while pos != end {
+            let (from, len) = ring
+                .published(pos, end.wrapping_sub(pos))
+                .ok_or(-EBUSY)?;
+            // SAFETY: published bytes, which nobody writes to; process context.
+            if !unsafe { ffi::ts_queue_add(&mut self.0, from.as_ptr(), len) } {
+                return Err(-ENOMEM);
+            }
+            pos = pos.wrapping_add(len as u64);
+        }
+        Ok(())
+    }
+
+    fn insert(
+        &mut self,
+        sk: *mut Sock,
+        bytes: u32,
+        border: u32,
+        (sent, received): (u64, u64),
+    ) -> Result<(), c_int> {
+        // SAFETY: the caller's own socket, whose lock comes after the lanes'.
+        match unsafe { ffi::ts_queue_insert(sk, &mut self.0, bytes, border, sent, received) } {
+            0 => Ok(()),
+            error => Err(error),
+        }
+    }
+}
+
+impl Drop for Unread {
+    fn drop(&mut self) {
+        // SAFETY: ours; empty if they were inserted.
+        unsafe { ffi::ts_queue_free(&mut self.0) };
+    }
 }
 
 /// The socket is being destroyed. The caller frees the endpoint after a grace period.

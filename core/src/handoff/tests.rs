@@ -31,18 +31,24 @@ enum Op {
     Stray,
     /// TCP delivers one byte in flight to the receiver's queue.
     Deliver,
+    /// The receiver is handed back: its unread ring bytes go into TCP's queue, and the ring is not used again.
+    HandBack,
     /// The receiver reads what `next` allows, at most this many bytes.
     Read(u32),
+    /// The receiver reads TCP's queue, as one that passes us by; only once it was handed back.
+    BaseRead,
 }
 
-const OPS: [Op; 7] = [
+const OPS: [Op; 9] = [
     Op::Send,
     Op::Start,
     Op::Leave,
     Op::Stray,
     Op::Deliver,
+    Op::HandBack,
     Op::Read(1),
     Op::Read(9),
+    Op::BaseRead,
 ];
 
 /// The stream, its sender, TCP in between and its receiver. Sequence numbers start just below the wrap.
@@ -52,11 +58,14 @@ struct World {
     write_seq: u32,
     received: u32,
     copied: u32,
+    /// Sequence number of the first of `tcp`.
+    base: u32,
     tcp: Vec<u8>,
     ring: Vec<u8>,
     cons: u64,
     sent: u8,
     got: u8,
+    handed_back: bool,
 }
 
 const ISN: u32 = u32::MAX - 1;
@@ -95,11 +104,13 @@ impl World {
             write_seq: ISN,
             received: ISN,
             copied: ISN,
+            base: ISN,
             tcp: Vec::new(),
             ring: Vec::new(),
             cons: 0,
             sent: 0,
             got: 0,
+            handed_back: false,
         }
     }
 
@@ -142,7 +153,7 @@ impl World {
                 }
                 true
             }
-            Op::Start if may_start(self.lane, self.cons) => {
+            Op::Start if !self.handed_back && may_start(self.lane, self.cons) => {
                 self.lane = Snapshot::Ring {
                     border: self.write_seq,
                 };
@@ -162,9 +173,37 @@ impl World {
                 self.received = self.received.wrapping_add(1);
                 true
             }
+            Op::HandBack if !self.handed_back => self.hand_back(),
             Op::Read(max) => self.read(self.seen(), max),
+            Op::BaseRead if self.handed_back && self.copied != self.received => {
+                self.take_tcp();
+                true
+            }
             _ => false,
         }
+    }
+
+    /// All of it in one step: it happens under the send lock, the receive lock and the socket's.
+    fn hand_back(&mut self) -> bool {
+        self.step(Op::Leave);
+        let Some((bytes, border)) = self.seen().unread(self.cons) else {
+            // As after a missing byte, which the start of a real lane rules out: nothing is handed back.
+            return false;
+        };
+        let unread = self.ring[self.cons as usize..][..bytes as usize].to_vec();
+        let at = border.wrapping_sub(self.base) as usize;
+        self.tcp.splice(at..at, unread);
+        self.base = self.base.wrapping_sub(bytes);
+        self.copied = self.copied.wrapping_sub(bytes);
+        self.cons += u64::from(bytes);
+        self.handed_back = true;
+        true
+    }
+
+    fn take_tcp(&mut self) {
+        let at = self.copied.wrapping_sub(self.base) as usize;
+        self.take(self.tcp[at]);
+        self.copied = self.copied.wrapping_add(1);
     }
 
     fn over_tcp(&mut self) {
@@ -183,9 +222,7 @@ impl World {
         match seen.next(self.cons) {
             Next::Tcp(n) => {
                 for _ in 0..n.min(max) {
-                    let at = self.copied.wrapping_sub(ISN) as usize;
-                    self.take(self.tcp[at]);
-                    self.copied = self.copied.wrapping_add(1);
+                    self.take_tcp();
                 }
                 true
             }
@@ -208,8 +245,16 @@ impl World {
     /// Nothing may be stuck: with TCP delivered, reading on yields the whole stream.
     fn drains(mut self) {
         while self.step(Op::Deliver) {}
+        let mut base = self.handed_back.then(|| self.clone());
         while self.step(Op::Read(3)) {}
         assert_eq!(self.got, self.sent, "bytes are stuck");
+        if let Some(base) = &mut base {
+            while base.step(Op::BaseRead) {}
+            assert_eq!(
+                base.got, base.sent,
+                "bytes are stuck for a reader of TCP alone"
+            );
+        }
     }
 
     /// `readable()` must be what reading on would yield.

@@ -1,0 +1,238 @@
+// SPDX-License-Identifier: GPL-2.0-only
+/*
+ * Socket options of a spliced socket: those that need TCP alone, and those that know of the ring.
+ *
+ * Whoever reads TCP's receive queue without us (kTLS), dumps it (TCP_REPAIR) or changes what the socket is (IPV6_ADDRFORM, TCP-MD5)
+ * gets a socket that is handed back first: its unread ring bytes are put where TCP would have queued them (queue.c), and its pair is
+ * left for good.
+ */
+#define pr_fmt(fmt) KBUILD_MODNAME ": " fmt
+
+#include <linux/module.h>
+#include <linux/uaccess.h>
+#include <net/ipv6.h>
+#include <net/sock.h>
+#include <net/tcp.h>
+
+#include "glue.h"
+#include "endpoint.h"
+
+/* ---- the ULP slot, given away ---- */
+
+/* Runs once, after the last reference to a socket that gave its ULP slot away. Any context. */
+static void ts_destruct(struct sock *sk)
+{
+	struct ts_endpoint *ep = ts_user_data(sk);
+
+	/* Somebody took sk_user_data without asking (sunrpc and iscsi_tcp do): then the endpoint is lost, not the kernel. */
+	if (WARN_ON_ONCE(!ep || ep->sk != sk)) {
+		ts_default_destruct(sk);
+		return;
+	}
+	rcu_assign_sk_user_data(sk, NULL);
+	ep->destruct(sk);
+	ts_endpoint_discard_all(ep);	/* last: it lets go of the module */
+}
+
+/* Under the socket's lock; the endpoint is not paired and never will be. */
+static void ts_vacate_slot(struct sock *sk)
+{
+	struct inet_connection_sock *icsk = inet_csk(sk);
+
+	ts_uninstall_protocol(sk);
+	WRITE_ONCE(icsk->icsk_ulp_ops, NULL);
+	rcu_assign_pointer(icsk->icsk_ulp_data, NULL);
+}
+
+/*
+ * Under the socket's lock, after a ULP had its chance. Filled: the endpoint stays until the socket dies, for calls that are on their
+ * way into our text (such a socket cannot listen, so nobody inherits the hook); the socket must not be kept alive by it, then.
+ * Empty: taken back. Another thread may have been here.
+ */
+static void ts_settle_slot(struct sock *sk, struct ts_endpoint *ep)
+{
+	struct inet_connection_sock *icsk = inet_csk(sk);
+
+	if (icsk->icsk_ulp_ops == &ts_ulp)
+		return;
+	if (!icsk->icsk_ulp_ops) {
+		rcu_assign_pointer(icsk->icsk_ulp_data, ep);
+		smp_store_release(&icsk->icsk_ulp_ops, &ts_ulp);
+		if (ts_proto_is_base(sk))
+			ts_wear_protocol(sk);
+	} else if (sk->sk_destruct != ts_destruct) {
+		ep->destruct = sk->sk_destruct;
+		sk->sk_destruct = ts_destruct;
+		ts_endpoint_let_go_all(ep);
+		module_put(THIS_MODULE);	/* the slot's reference; the endpoint has its own */
+	}
+}
+
+/* ---- handing back ---- */
+
+/* No lock held. 0: this socket is not paired, and with this endpoint never will be. */
+static int ts_hand_back(struct sock *sk)
+{
+	struct ts_endpoint *ep = ts_endpoint(sk);
+
+	return ep ? tcp_splice_hand_back(sk, (struct ts_endpoint_body *)ep->body) : 0;
+}
+
+/* The endpoint under the socket's lock, if it was not paired anew in the meantime (by a connect() of another thread). */
+static int ts_endpoint_unpaired(struct sock *sk, struct ts_endpoint **ep)
+{
+	*ep = ts_endpoint(sk);
+	if (*ep)
+		tcp_splice_withdraw((struct ts_endpoint_body *)(*ep)->body);
+	return *ep && ts_link(sk) ? -EBUSY : 0;
+}
+
+/*
+ * TCP_ULP: whoever wants the slot (kTLS) may have it, with base's tables, which it copies. Should base not fill it after all, it is
+ * ours again, so that a disconnected socket that listens goes through ts_ulp_clone().
+ */
+static int ts_set_ulp(struct sock *sk, sockptr_t optval, unsigned int optlen)
+{
+	struct ts_endpoint *ep;
+	int err;
+
+	lock_sock(sk);
+	err = ts_endpoint_unpaired(sk, &ep);
+	if (!err && ep)
+		ts_vacate_slot(sk);
+	release_sock(sk);
+	if (err)
+		return err;
+	err = tcp_prot.setsockopt(sk, SOL_TCP, TCP_ULP, optval, optlen);
+	lock_sock(sk);
+	if (ep)
+		ts_settle_slot(sk, ep);
+	release_sock(sk);
+	return err;
+}
+
+/* IPV6_ADDRFORM: base asks for its own table, and gives the socket that of IPv4. Ours go on top again. */
+static int ts_set_addrform(struct sock *sk, sockptr_t optval, unsigned int optlen)
+{
+	struct ts_endpoint *ep;
+	int err;
+
+	lock_sock(sk);
+	err = ts_endpoint_unpaired(sk, &ep);
+	if (!err)
+		ts_uninstall_protocol(sk);
+	release_sock(sk);
+	if (err)
+		return err;
+	err = tcp_prot.setsockopt(sk, SOL_IPV6, IPV6_ADDRFORM, optval, optlen);
+	lock_sock(sk);
+	if (ts_endpoint(sk) && ts_proto_is_base(sk))
+		ts_wear_protocol(sk);
+	release_sock(sk);
+	return err;
+}
+
+static bool ts_option_needs_tcp(const struct sock *sk, int level, int optname)
+{
+	if (level == SOL_IPV6)
+		return optname == IPV6_ADDRFORM;
+	if (level != SOL_TCP)
+		return false;
+	switch (optname) {
+	case TCP_ULP:
+	case TCP_MD5SIG:
+	case TCP_MD5SIG_EXT:
+	case TCP_AO_ADD_KEY:
+		return true;
+	case TCP_REPAIR:
+		return sk_net_capable(sk, CAP_NET_ADMIN);
+	default:
+		return false;
+	}
+}
+
+int ts_setsockopt(struct sock *sk, int level, int optname, sockptr_t optval, unsigned int optlen)
+{
+	int err;
+
+	if (!ts_option_needs_tcp(sk, level, optname))
+		return tcp_prot.setsockopt(sk, level, optname, optval, optlen);
+	err = ts_hand_back(sk);
+	if (err)
+		return err;
+	if (level == SOL_IPV6)
+		return ts_set_addrform(sk, optval, optlen);
+	if (optname == TCP_ULP)
+		return ts_set_ulp(sk, optval, optlen);
+	return tcp_prot.setsockopt(sk, level, optname, optval, optlen);
+}
+
+/* ---- getsockopt ---- */
+
+/* Ring bytes have no pages to map: as tcp_zerocopy_receive() does for a few bytes, tell the caller to use recv(). */
+static int ts_zerocopy_receive_none(char __user *optval, int __user *optlen, u32 bytes)
+{
+	struct tcp_zerocopy_receive zc = {};
+	int len;
+
+	if (get_user(len, optlen))
+		return -EFAULT;
+	if (len < 0 || len < offsetofend(struct tcp_zerocopy_receive, length))
+		return -EINVAL;
+	len = min_t(int, len, sizeof(zc));
+	if (copy_from_user(&zc, optval, len))
+		return -EFAULT;
+	zc.length = 0;
+	zc.recv_skip_hint = bytes;
+	zc.inq = bytes;
+	zc.copybuf_len = 0;
+	zc.err = 0;
+	zc.msg_controllen = 0;
+	return put_user(len, optlen) || copy_to_user(optval, &zc, len) ? -EFAULT : 0;
+}
+
+/* Adds to one of struct tcp_info's byte counts in the caller's buffer, if that is long enough to have it. */
+static int ts_info_add(char __user *optval, int len, size_t offset, u64 bytes)
+{
+	u64 __user *field = (u64 __user *)(optval + offset);
+	u64 value;
+
+	if (len < (int)(offset + sizeof(value)))
+		return 0;
+	return get_user(value, field) || put_user(value + bytes, field) ? -EFAULT : 0;
+}
+
+/* TCP_INFO as base has it, with the ring's bytes counted as sent, acknowledged and received. */
+static int ts_get_info(struct sock *sk, unsigned long link, char __user *optval, int __user *optlen)
+{
+	int err = tcp_prot.getsockopt(sk, SOL_TCP, TCP_INFO, optval, optlen);
+	u64 sent, received;
+	int len;
+
+	if (err)
+		return err;
+	if (get_user(len, optlen))
+		return -EFAULT;
+	tcp_splice_ring_bytes(link, &sent, &received);
+	err = ts_info_add(optval, len, offsetof(struct tcp_info, tcpi_bytes_acked), sent);
+	err = err ?: ts_info_add(optval, len, offsetof(struct tcp_info, tcpi_bytes_sent), sent);
+	return err ?: ts_info_add(optval, len, offsetof(struct tcp_info, tcpi_bytes_received), received);
+}
+
+int ts_getsockopt(struct sock *sk, int level, int optname, char __user *optval, int __user *optlen)
+{
+	unsigned long link = level == SOL_TCP ? ts_link(sk) : 0;
+
+	/* As for a socket without a ULP. */
+	if (level == SOL_TCP && optname == TCP_ULP && ts_endpoint(sk))
+		return put_user(0, optlen) ? -EFAULT : 0;
+	if (link && optname == TCP_INFO)
+		return ts_get_info(sk, link, optval, optlen);
+	if (link && optname == TCP_ZEROCOPY_RECEIVE) {
+		u32 bytes = tcp_splice_ring_readable(link, sk);
+
+		if (bytes)
+			return ts_zerocopy_receive_none(optval, optlen, bytes);
+	}
+	return tcp_prot.getsockopt(sk, level, optname, optval, optlen);
+}
