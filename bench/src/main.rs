@@ -11,6 +11,7 @@ mod place;
 mod report;
 mod results;
 mod run;
+mod splices;
 mod stats;
 
 use std::path::PathBuf;
@@ -33,6 +34,8 @@ enum Command {
     Run(run::Options),
     /// Print what copying costs on this machine, by the ways that the module chooses from
     Copies,
+    /// Measure splice(2) from a spliced connection beside recv() on it
+    Splices(splices::Options),
     /// Draw tables and chart once more from raw results
     Report {
         /// A results.json of an earlier run
@@ -57,6 +60,7 @@ fn start(command: Command) -> Result<()> {
     match command {
         Command::Run(options) => run::run(&options),
         Command::Copies => copies::run(),
+        Command::Splices(options) => splices::run(&options),
         Command::Report { results, out } => {
             let directory = out.or_else(|| results.parent().map(PathBuf::from));
             let directory = directory.unwrap_or_default();

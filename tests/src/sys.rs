@@ -149,12 +149,125 @@ pub fn send_with_timestamp(socket: &impl AsRawFd, buffer: &[u8]) -> Result<usize
     checked(unsafe { libc::sendmsg(socket.as_raw_fd(), &raw const message, 0) })
 }
 
+/// recvmsg(2): how many bytes, and whether a time stamp (SO_TIMESTAMP) came with them.
+pub fn recv_with_timestamp(socket: &impl AsRawFd, buffer: &mut [u8]) -> Result<(usize, bool)> {
+    let mut part = libc::iovec {
+        iov_base: buffer.as_mut_ptr().cast(),
+        iov_len: buffer.len(),
+    };
+    let mut control = [0_u64; 8];
+    // SAFETY: an all-zero msghdr is a valid empty one.
+    let mut message: libc::msghdr = unsafe { std::mem::zeroed() };
+    message.msg_iov = &raw mut part;
+    message.msg_iovlen = 1;
+    message.msg_control = control.as_mut_ptr().cast();
+    message.msg_controllen = size_of_val(&control);
+    // SAFETY: `message` points at `part`, `buffer` and `control`, all alive until the call returns.
+    let count = checked(unsafe { libc::recvmsg(socket.as_raw_fd(), &raw mut message, 0) })?;
+    // SAFETY: the kernel filled `message` in; a header it gives lies within `control`.
+    let stamped = unsafe {
+        let header = libc::CMSG_FIRSTHDR(&raw const message);
+        !header.is_null() && (*header).cmsg_type == libc::SCM_TIMESTAMP
+    };
+    Ok((count, stamped))
+}
+
+/// SO_ATTACH_FILTER with a program that lets nothing through.
+pub fn drop_everything(socket: &impl AsRawFd) -> Result<()> {
+    let mut program = [libc::sock_filter {
+        code: (libc::BPF_RET | libc::BPF_K) as u16,
+        jt: 0,
+        jf: 0,
+        k: 0,
+    }];
+    let filter = libc::sock_fprog {
+        len: 1,
+        filter: program.as_mut_ptr(),
+    };
+    let (level, name) = (libc::SOL_SOCKET, libc::SO_ATTACH_FILTER);
+    let (start, length) = ((&raw const filter).cast(), size_of_val(&filter) as u32);
+    let socket = socket.as_raw_fd();
+    // SAFETY: `start` and `length` describe `filter`, which points at `program`; the kernel copies both.
+    checked(unsafe { libc::setsockopt(socket, level, name, start, length) } as isize).map(drop)
+}
+
+/// What TCP_INFO says about bytes.
+#[derive(Clone, Copy, Debug)]
+pub struct ByteCounts {
+    /// `tcpi_bytes_sent`.
+    pub sent: u64,
+    /// `tcpi_bytes_acked`.
+    pub acked: u64,
+    /// `tcpi_bytes_received`.
+    pub received: u64,
+}
+
+/// TCP_INFO.
+pub fn byte_counts(socket: &impl AsRawFd) -> Result<ByteCounts> {
+    /// Offsets in `struct tcp_info` (linux/tcp.h), which only grows at its end.
+    const ACKED: usize = 120;
+    const RECEIVED: usize = 128;
+    const SENT: usize = 200;
+    let mut info = [0_u8; 256];
+    let mut length = size_of_val(&info) as u32;
+    let start = info.as_mut_ptr().cast();
+    let (level, name) = (libc::IPPROTO_TCP, libc::TCP_INFO);
+    let socket = socket.as_raw_fd();
+    // SAFETY: `start` and `length` describe `info`.
+    let result = unsafe { libc::getsockopt(socket, level, name, start, &raw mut length) };
+    checked(result as isize)?;
+    let field = |at: usize| {
+        let bytes = info[at..at + 8].try_into().expect("eight bytes");
+        u64::from_ne_bytes(bytes)
+    };
+    Ok(ByteCounts {
+        sent: field(SENT),
+        acked: field(ACKED),
+        received: field(RECEIVED),
+    })
+}
+
 /// setsockopt(2) with an int.
 pub fn set_option(socket: &impl AsRawFd, level: c_int, name: c_int, value: c_int) -> Result<()> {
     let (start, length) = ((&raw const value).cast(), size_of_val(&value) as u32);
     // SAFETY: `start` and `length` describe `value`.
     checked(unsafe { libc::setsockopt(socket.as_raw_fd(), level, name, start, length) } as isize)
         .map(drop)
+}
+
+/// `struct tcp_md5sig` of linux/tcp.h.
+#[repr(C)]
+struct Md5Sig {
+    address: libc::sockaddr_storage,
+    flags: u8,
+    prefix_length: u8,
+    key_length: u16,
+    interface: c_int,
+    key: [u8; 80],
+}
+
+/// TCP_MD5SIG: one fixed key for segments from and to `peer`.
+pub fn set_md5(socket: &impl AsRawFd, peer: &std::net::SocketAddr) -> Result<()> {
+    const KEY: &[u8] = b"tcp-splice";
+    let address = socket2::SockAddr::from(*peer);
+    let mut request = Md5Sig {
+        // SAFETY: SockAddr keeps a whole sockaddr_storage, which is what both sides are.
+        address: unsafe { *address.as_ptr().cast::<libc::sockaddr_storage>() },
+        flags: 0,
+        prefix_length: 0,
+        key_length: KEY.len() as u16,
+        interface: 0,
+        key: [0; 80],
+    };
+    request.key[..KEY.len()].copy_from_slice(KEY);
+    let (start, length) = ((&raw const request).cast(), size_of_val(&request) as u32);
+    let socket = socket.as_raw_fd();
+    // SAFETY: `start` and `length` describe `request`.
+    checked(
+        unsafe { libc::setsockopt(socket, libc::IPPROTO_TCP, libc::TCP_MD5SIG, start, length) }
+            as isize,
+    )
+    .map(drop)
 }
 
 /// setsockopt(2) of SO_RCVTIMEO or SO_SNDTIMEO in milliseconds.

@@ -10,6 +10,7 @@ mod edge;
 mod full;
 mod fuzz;
 mod grow;
+mod lend;
 mod module;
 mod params;
 mod passing;
@@ -19,6 +20,7 @@ mod receive;
 mod reset;
 mod start;
 mod stream;
+mod takeover;
 mod tcpish;
 mod threads;
 mod transfer;
@@ -42,6 +44,8 @@ const GROUPS: &[(&str, &[Scenario])] = &[
     ("receive", receive::ALL),
     ("copy", copy::ALL),
     ("transfer", transfer::ALL),
+    ("lend", lend::ALL),
+    ("takeover", takeover::ALL),
     ("wake", wake::ALL),
     ("ahead", ahead::ALL),
     ("passing", passing::ALL),

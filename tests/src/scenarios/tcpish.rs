@@ -17,6 +17,9 @@ pub const ALL: &[Scenario] = &[
     Scenario::each("urgent_byte_in_line", urgent_byte_in_line),
     Scenario::each("urgent_byte_alone", urgent_byte_alone),
     Scenario::each("time_stamped_sends", time_stamped_sends),
+    Scenario::each("receive_time_stamps", receive_time_stamps),
+    Scenario::each("filter_attached_later", filter_attached_later),
+    Scenario::each("byte_counts", byte_counts),
     Scenario::each("leaves_under_load", leaves_under_load),
     Scenario::some("keepalive", keepalive),
     Scenario::each("addresses_and_options", addresses_and_options),
@@ -71,6 +74,76 @@ fn time_stamped_sends(env: &Env) -> Result<Claim> {
     client.shutdown(Shutdown::Write)?;
     PATTERN.read_to_end(&server, 0, position as usize)?;
     Ok(Claim::ring(1000).tcp(15_000))
+}
+
+/// A receiver that wants to know when bytes came gets packets, as long as it wants to; then the ring again.
+fn receive_time_stamps(env: &Env) -> Result<Claim> {
+    let Conn { client, server } = env.conn()?;
+    let before = env.counters()?;
+    PATTERN.write(&client, 0, 1000)?;
+    sys::set_option(&server, libc::SOL_SOCKET, libc::SO_TIMESTAMP, 1)?;
+    PATTERN.read(&server, 0, 1000)?;
+    // The kernel takes a moment to begin with stamping.
+    crate::env::wait_until("a time stamp", || {
+        PATTERN.write(&client, 0, 100)?;
+        let mut buffer = [0; 100];
+        let (count, stamped) = sys::recv_with_timestamp(&server, &mut buffer)?;
+        PATTERN.check(0, &buffer[..count])?;
+        ensure!(count == 100, "{count} bytes came");
+        Ok(stamped)
+    })?;
+    sys::set_option(&server, libc::SOL_SOCKET, libc::SO_TIMESTAMP, 0)?;
+    for round in 0..50 {
+        PATTERN.write(&client, round, 100)?;
+        PATTERN.read(&server, round, 100)?;
+    }
+    if env.spliced() {
+        let delta = env.since(&before)?;
+        ensure!(
+            delta.get("ring_leaves")? > 0 && delta.get("ring_starts")? > 0,
+            "the lane did not leave and come back: {:?}",
+            delta.moved()
+        );
+    }
+    Ok(Claim::ring(1000).tcp(1 << 20))
+}
+
+/// A filter that drops everything, attached to the receiver while ring bytes are unread: those stay, and nothing comes after them until it
+/// is taken off.
+fn filter_attached_later(env: &Env) -> Result<Claim> {
+    let Conn { client, server } = env.conn()?;
+    PATTERN.write(&client, 0, 1000)?;
+    sys::drop_everything(&server)?;
+    PATTERN.write(&client, 1000, 1000)?;
+    thread::sleep(Duration::from_millis(300));
+    let there = sys::readable_bytes(&server)?;
+    ensure!(there == 1000, "{there} bytes came past the filter");
+    sys::set_option(&server, libc::SOL_SOCKET, libc::SO_DETACH_FILTER, 0)?;
+    PATTERN.read(&server, 0, 2000)?;
+    Ok(Claim::ring(1000).tcp(1000))
+}
+
+/// TCP_INFO counts the ring's bytes.
+fn byte_counts(env: &Env) -> Result<Claim> {
+    let Conn { client, server } = env.conn()?;
+    let info = [sys::byte_counts(&client)?, sys::byte_counts(&server)?];
+    PATTERN.write(&client, 0, 5000)?;
+    PATTERN.read(&server, 0, 5000)?;
+    PATTERN.write(&server, 0, 300)?;
+    PATTERN.read(&client, 0, 300)?;
+    for (end, was, out, inn) in [
+        (&client, &info[0], 5000, 300),
+        (&server, &info[1], 300, 5000),
+    ] {
+        // The last acknowledgement may be on its way over plain TCP.
+        crate::env::wait_until("byte counts", || {
+            let now = sys::byte_counts(end)?;
+            Ok(now.sent - was.sent == out
+                && now.acked - was.acked == out
+                && now.received - was.received == inn)
+        })?;
+    }
+    Ok(Claim::ring(5300))
 }
 
 /// One thread reads all the time while the sender goes between ring and TCP.

@@ -1,0 +1,305 @@
+// SPDX-License-Identifier: GPL-2.0-only
+//! Options that need TCP alone (kTLS, TCP_REPAIR, TCP-MD5, IPV6_ADDRFORM) on a connection that is spliced: what stands in the ring unread
+//! comes out of TCP's queue, in its place.
+
+use std::net::{Shutdown, TcpStream};
+use std::thread;
+use std::time::Instant;
+
+use anyhow::{Context, Result, bail, ensure};
+use nix::sys::socket::sockopt::TlsCryptoInfo;
+use nix::sys::socket::{setsockopt, sockopt};
+use tcp_splice_world::pattern::Pattern;
+
+use crate::env::{Claim, Conn, Env, SOON, wait_until};
+use crate::link::Family;
+use crate::scenario::Scenario;
+use crate::scenarios::ready::Watch;
+use crate::sys;
+
+pub const ALL: &[Scenario] = &[
+    Scenario::each("ulp_keeps_unread_bytes", ulp_keeps_unread_bytes),
+    Scenario::each("ulp_behind_start_up_bytes", ulp_behind_start_up_bytes),
+    Scenario::each("ulp_between_segments", ulp_between_segments),
+    Scenario::each("ulp_of_a_grown_ring", ulp_of_a_grown_ring),
+    Scenario::each("ulp_after_the_end", ulp_after_the_end),
+    Scenario::each("ulp_that_does_not_exist", ulp_that_does_not_exist),
+    Scenario::some("ulp_under_load", ulp_under_load),
+    Scenario::each("tls_records", tls_records),
+    Scenario::each("tls_of_others", tls_of_others),
+    Scenario::each("repair_keeps_unread_bytes", repair_keeps_unread_bytes),
+    Scenario::each("md5_keeps_unread_bytes", md5_keeps_unread_bytes),
+    Scenario::each("address_form", address_form),
+];
+
+const PATTERN: Pattern = Pattern::new(41);
+const PART: usize = 20_000;
+
+fn use_tls(socket: &TcpStream) -> Result<()> {
+    setsockopt(socket, sockopt::TcpUlp::default(), b"tls").context("failed to set TCP_ULP to tls")
+}
+
+/// The same key for both directions of a socket; good enough for bytes that everybody knows.
+fn set_keys(socket: &TcpStream) -> Result<()> {
+    let keys = TlsCryptoInfo::Aes128Gcm(libc::tls12_crypto_info_aes_gcm_128 {
+        info: libc::tls_crypto_info {
+            version: libc::TLS_1_2_VERSION,
+            cipher_type: libc::TLS_CIPHER_AES_GCM_128,
+        },
+        iv: [1; 8],
+        key: [2; 16],
+        salt: [3; 4],
+        rec_seq: [0; 8],
+    });
+    setsockopt(socket, sockopt::TcpTlsTx, &keys).context("failed to set TLS_TX")?;
+    setsockopt(socket, sockopt::TcpTlsRx, &keys).context("failed to set TLS_RX")
+}
+
+/// Both ends have unread bytes from the ring, then become kTLS sockets without keys, which pass bytes on as they are.
+fn ulp_keeps_unread_bytes(env: &Env) -> Result<Claim> {
+    let Conn { client, server } = env.conn()?;
+    PATTERN.write(&client, 0, PART)?;
+    PATTERN.write(&server, 0, PART)?;
+    for socket in [&client, &server] {
+        use_tls(socket)?;
+        ensure!(
+            sys::readable_bytes(socket)? == PART,
+            "FIONREAD does not count what was in the ring"
+        );
+    }
+    PATTERN.write(&client, PART as u64, PART)?;
+    PATTERN.write(&server, PART as u64, PART)?;
+    for socket in [&client, &server] {
+        socket.shutdown(Shutdown::Write)?;
+    }
+    PATTERN.read_to_end(&client, 0, 2 * PART)?;
+    PATTERN.read_to_end(&server, 0, 2 * PART)?;
+    Ok(Claim::ring(2 * PART).tcp(2 * PART))
+}
+
+/// TCP's bytes from before the ring are unread as well, and come first.
+fn ulp_behind_start_up_bytes(env: &Env) -> Result<Claim> {
+    let listener = env.link.listen()?;
+    let client = env.link.connect(&listener)?;
+    client.set_nodelay(true)?;
+    PATTERN.write(&client, 0, PART)?;
+    let (server, _) = listener.accept()?;
+    let both = |length| {
+        wait_until("bytes to arrive", || {
+            Ok(sys::readable_bytes(&server)? == length)
+        })
+    };
+    both(PART)?;
+    PATTERN.write(&client, PART as u64, PART)?;
+    both(2 * PART)?;
+    use_tls(&server)?;
+    ensure!(
+        sys::readable_bytes(&server)? == 2 * PART,
+        "bytes are missing"
+    );
+    PATTERN.write(&client, 2 * PART as u64, PART)?;
+    drop(client);
+    PATTERN.read_to_end(&server, 0, 3 * PART)?;
+    Ok(Claim::ring(PART).tcp(2 * PART))
+}
+
+/// The ring segment has ended, and TCP's bytes stand behind it.
+fn ulp_between_segments(env: &Env) -> Result<Claim> {
+    let Conn { client, server } = env.conn()?;
+    PATTERN.write(&client, 0, PART)?;
+    sys::send_with_timestamp(&client, &PATTERN.bytes(PART as u64, 1000))?;
+    wait_until("bytes to arrive", || {
+        Ok(sys::readable_bytes(&server)? == PART + 1000)
+    })?;
+    PATTERN.read(&server, 0, 3000)?;
+    use_tls(&server)?;
+    PATTERN.write(&client, PART as u64 + 1000, PART)?;
+    drop(client);
+    PATTERN.read_to_end(&server, 3000, 2 * PART + 1000 - 3000)?;
+    Ok(Claim::ring(PART).tcp(PART + 1000))
+}
+
+/// More than the ring's first size is unread.
+fn ulp_of_a_grown_ring(env: &Env) -> Result<Claim> {
+    const LONG: usize = 150_000;
+    let Conn { client, server } = env.conn()?;
+    PATTERN.write(&client, 0, LONG)?;
+    use_tls(&server)?;
+    PATTERN.write(&client, LONG as u64, PART)?;
+    drop(client);
+    PATTERN.read_to_end(&server, 0, LONG + PART)?;
+    Ok(Claim::ring(LONG).tcp(PART))
+}
+
+/// The other end has sent everything and closed: unread bytes and the end of stream stay where they are.
+fn ulp_after_the_end(env: &Env) -> Result<Claim> {
+    let Conn { client, server } = env.conn()?;
+    PATTERN.write(&client, 0, PART)?;
+    drop(client);
+    let end = libc::EPOLLRDHUP;
+    Watch::level(&server, end)?.expect(end)?;
+    let refused = setsockopt(&server, sockopt::TcpUlp::default(), b"tls");
+    ensure!(
+        refused == Err(nix::Error::ENOTCONN),
+        "TCP_ULP after the end gave {refused:?}"
+    );
+    PATTERN.read_to_end(&server, 0, PART)?;
+    Ok(Claim::ring(PART))
+}
+
+/// A refused takeover leaves a connection that works.
+fn ulp_that_does_not_exist(env: &Env) -> Result<Claim> {
+    let Conn { client, server } = env.conn()?;
+    PATTERN.write(&client, 0, PART)?;
+    let refused = setsockopt(&server, sockopt::TcpUlp::default(), b"no such");
+    ensure!(
+        refused == Err(nix::Error::ENOENT),
+        "an unknown TCP_ULP gave {refused:?}"
+    );
+    PATTERN.write(&client, PART as u64, PART)?;
+    PATTERN.write(&server, 0, PART)?;
+    PATTERN.read(&client, 0, PART)?;
+    use_tls(&server)?;
+    drop(client);
+    PATTERN.read_to_end(&server, 0, 2 * PART)?;
+    Ok(Claim::ring(PART).tcp(2 * PART))
+}
+
+/// Sets TCP_ULP, again while TCP has joined neighbours at the border.
+fn use_tls_patiently(socket: &TcpStream) -> Result<()> {
+    let start = Instant::now();
+    loop {
+        match setsockopt(socket, sockopt::TcpUlp::default(), b"tls") {
+            Ok(()) => return Ok(()),
+            Err(nix::Error::EBUSY) if start.elapsed() < SOON => {}
+            Err(error) => bail!("failed to set TCP_ULP under load: {error}"),
+        }
+    }
+}
+
+/// Threads read and write at both ends while both become kTLS sockets.
+fn ulp_under_load(env: &Env) -> Result<Claim> {
+    const LENGTH: usize = 1 << 20;
+    const CONNECTIONS: usize = 8;
+    for round in 0..CONNECTIONS {
+        let Conn { client, server } = env.conn()?;
+        let mut threads = Vec::new();
+        for socket in [&client, &server] {
+            let (reader, writer) = (socket.try_clone()?, socket.try_clone()?);
+            threads.push(thread::spawn(move || PATTERN.read(reader, 0, LENGTH)));
+            threads.push(thread::spawn(move || PATTERN.write(writer, 0, LENGTH)));
+        }
+        thread::sleep(std::time::Duration::from_millis(round as u64));
+        use_tls_patiently(&server)?;
+        use_tls_patiently(&client)?;
+        for thread in threads {
+            thread.join().expect("reader or writer panicked")?;
+        }
+    }
+    Ok(Claim::ring(CONNECTIONS).tcp(2 * CONNECTIONS * LENGTH))
+}
+
+/// Real kTLS on a connection that was spliced.
+fn tls_records(env: &Env) -> Result<Claim> {
+    let Conn { client, server } = env.conn()?;
+    PATTERN.write(&client, 0, PART)?;
+    PATTERN.read(&server, 0, PART)?;
+    for socket in [&client, &server] {
+        use_tls(socket)?;
+        set_keys(socket)?;
+    }
+    exchange(&client, &server)?;
+    Ok(Claim::ring(PART).tcp(4 * PART))
+}
+
+fn exchange(client: &TcpStream, server: &TcpStream) -> Result<()> {
+    for (from, to) in [(client, server), (server, client)] {
+        PATTERN.write(from, 0, PART)?;
+        PATTERN.read(to, 0, PART)?;
+    }
+    Ok(())
+}
+
+/// kTLS sockets that were there before do not notice that a spliced one becomes one, or tries to.
+fn tls_of_others(env: &Env) -> Result<Claim> {
+    let before = env.cold()?;
+    for socket in [&before.client, &before.server] {
+        use_tls(socket)?;
+        set_keys(socket)?;
+    }
+    exchange(&before.client, &before.server)?;
+    let Conn { client, server } = env.conn()?;
+    exchange(&client, &server)?;
+    use_tls(&client)?;
+    exchange(&before.client, &before.server)?;
+    drop(server);
+    // Not connected in both directions any more: refused.
+    wait_until(
+        "end of stream",
+        || Ok(sys::recv(&client, &mut [0], 0)? == 0),
+    )?;
+    exchange(&before.client, &before.server)?;
+    drop(client);
+    let after = env.conn()?;
+    exchange(&after.client, &after.server)?;
+    exchange(&before.client, &before.server)?;
+    Ok(Claim::ring(4 * PART).pairs(2).tcp(8 * PART))
+}
+
+/// A checkpoint finds the ring's bytes in the receive queue.
+fn repair_keeps_unread_bytes(env: &Env) -> Result<Claim> {
+    let Conn { client, server } = env.conn()?;
+    PATTERN.write(&client, 0, PART)?;
+    setsockopt(&server, sockopt::TcpRepair, &1).context("failed to set TCP_REPAIR")?;
+    ensure!(
+        sys::readable_bytes(&server)? == PART,
+        "a checkpoint would miss bytes"
+    );
+    setsockopt(&server, sockopt::TcpRepair, &0).context("failed to clear TCP_REPAIR")?;
+    PATTERN.write(&client, PART as u64, PART)?;
+    PATTERN.write(&server, 0, PART)?;
+    PATTERN.read(&client, 0, PART)?;
+    drop(client);
+    PATTERN.read_to_end(&server, 0, 2 * PART)?;
+    Ok(Claim::ring(PART).tcp(2 * PART))
+}
+
+fn md5_keeps_unread_bytes(env: &Env) -> Result<Claim> {
+    let Conn { client, server } = env.conn()?;
+    PATTERN.write(&client, 0, PART)?;
+    sys::set_md5(&server, &server.peer_addr()?)?;
+    sys::set_md5(&client, &client.peer_addr()?)?;
+    PATTERN.write(&client, PART as u64, PART)?;
+    PATTERN.write(&server, 0, PART)?;
+    PATTERN.read(&client, 0, PART)?;
+    drop(client);
+    PATTERN.read_to_end(&server, 0, 2 * PART)?;
+    Ok(Claim::ring(PART).tcp(2 * PART))
+}
+
+/// An IPv6 socket with an IPv4 peer becomes an IPv4 socket; others are refused, and go on.
+fn address_form(env: &Env) -> Result<Claim> {
+    let Conn { client, server } = env.conn()?;
+    PATTERN.write(&client, 0, PART)?;
+    PATTERN.write(&server, 0, PART)?;
+    let (level, option) = (libc::IPPROTO_IPV6, libc::IPV6_ADDRFORM);
+    let done = sys::set_option(&server, level, option, libc::AF_INET);
+    match env.link.family {
+        Family::Mapped => {
+            done.context("failed to set IPV6_ADDRFORM")?;
+            ensure!(server.peer_addr()?.is_ipv4(), "the socket is not of IPv4");
+        }
+        Family::V6 => ensure!(
+            done.as_ref()
+                .is_err_and(|error| error.raw_os_error() == Some(libc::EADDRNOTAVAIL)),
+            "IPV6_ADDRFORM gave {done:?}"
+        ),
+        Family::V4 => ensure!(done.is_err(), "IPV6_ADDRFORM succeeded on IPv4"),
+    }
+    PATTERN.write(&client, PART as u64, PART)?;
+    PATTERN.write(&server, PART as u64, PART)?;
+    PATTERN.read(&client, 0, 2 * PART)?;
+    drop(client);
+    PATTERN.read_to_end(&server, 0, 2 * PART)?;
+    Ok(Claim::ring(2 * PART).tcp(2 * PART))
+}
