@@ -1,0 +1,253 @@
+// SPDX-License-Identifier: GPL-2.0-only
+/* Waiting, waking and spinning, for src/recv.rs, send.rs and pair.rs. */
+#define pr_fmt(fmt) KBUILD_MODNAME ": " fmt
+
+#include <linux/percpu.h>
+#include <linux/sched/signal.h>
+#include <linux/wait.h>
+#include <net/busy_poll.h>
+#include <net/sock.h>
+#include <net/tcp.h>
+
+#include "glue.h"
+#include "endpoint.h"
+
+static_assert(sizeof(struct wait_queue_entry) <= sizeof(struct ts_wait));
+
+void ts_wait_begin(struct sock *sk, struct ts_wait *wait)
+{
+	struct wait_queue_entry *entry = (struct wait_queue_entry *)wait;
+
+	init_wait(entry);
+	prepare_to_wait(sk_sleep(sk), entry, TASK_INTERRUPTIBLE);
+}
+
+long ts_schedule_timeout(long timeout)
+{
+	return schedule_timeout(timeout);
+}
+
+void ts_wait_end(struct sock *sk, struct ts_wait *wait)
+{
+	finish_wait(sk_sleep(sk), (struct wait_queue_entry *)wait);
+}
+
+long ts_rcvtimeo(const struct sock *sk)
+{
+	return sock_rcvtimeo(sk, false);
+}
+
+long ts_sndtimeo(const struct sock *sk)
+{
+	return sock_sndtimeo(sk, false);
+}
+
+int ts_rcvlowat(const struct sock *sk, bool waitall, int len)
+{
+	return sock_rcvlowat(sk, waitall, len);
+}
+
+bool ts_signal_pending(void)
+{
+	return signal_pending(current);
+}
+
+int ts_intr_errno(long timeout)
+{
+	return sock_intr_errno(timeout);
+}
+
+/* The writer's half of the SOCK_NOSPACE protocol (tcp_poll(), sk_stream_wait_memory()). */
+void ts_set_nospace(struct sock *sk)
+{
+	struct socket *sock = READ_ONCE(sk->sk_socket);
+
+	if (!sock)
+		return;
+	sk_set_bit(SOCKWQ_ASYNC_NOSPACE, sk);
+	set_bit(SOCK_NOSPACE, &sock->flags);
+	smp_mb__after_atomic();
+}
+
+int ts_stream_error(struct sock *sk, int flags, int err)
+{
+	return sk_stream_error(sk, flags, err);
+}
+
+void ts_wake_writers(struct sock *sk)
+{
+	wake_up_interruptible_poll(sk_sleep(sk), EPOLLOUT | EPOLLWRNORM | EPOLLWRBAND);
+}
+
+/*
+ * The other end's socket: @slot is cleared before its last reference is dropped a grace period later, and its wait queue is
+ * freed by RCU, so both are good to use until rcu_read_unlock().
+ *
+ * The caller published with a read-modify-write that returned a value; that orders it before waitqueue_active() where
+ * smp_mb__after_atomic() is a compiler barrier, and this is the full barrier elsewhere. Pairs with set_current_state() in
+ * prepare_to_wait() and with the one in sock_poll_wait().
+ */
+void ts_notify_readable(struct sock *const *slot)
+{
+	struct socket_wq *wq;
+	struct sock *sk;
+
+	smp_mb__after_atomic();
+	rcu_read_lock();
+	sk = READ_ONCE(*slot);
+	if (likely(sk)) {
+		wq = rcu_dereference(sk->sk_wq);
+		/* A foreign callback would want the socket's lock; its owner reads TCP only, and the next send() sees it. */
+		if (wq && (waitqueue_active(&wq->wait) || wq->fasync_list) && !ts_is_taken(sk))
+			READ_ONCE(sk->sk_data_ready)(sk);
+	}
+	rcu_read_unlock();
+}
+
+void ts_notify_writeable(struct sock *const *slot)
+{
+	struct sock *sk;
+
+	struct socket_wq *wq;
+
+	rcu_read_lock();
+	sk = READ_ONCE(*slot);
+	if (sk) {
+		READ_ONCE(sk->sk_write_space)(sk);
+		/* That one does nothing while TCP's own buffer is full, or a turn is taken; senders into the ring sleep here too. */
+		wq = rcu_dereference(sk->sk_wq);
+		if (unlikely(!__sk_stream_is_writeable(sk, 1)) && skwq_has_sleeper(wq))
+			wake_up_interruptible_poll(&wq->wait, EPOLLOUT | EPOLLWRNORM | EPOLLWRBAND);
+	}
+	rcu_read_unlock();
+}
+
+/*
+ * What TCP would take from @from before it stops, if @to does not read: both buffers. Until somebody fixes its size, the sender's
+ * grows with what it sends (tcp_sndbuf_expand()), the receiver's only with what is read (tcp_rcv_space_adjust()).
+ */
+u64 ts_tcp_would_hold(struct sock *const *from, struct sock *const *to)
+{
+	const struct sock *sender, *receiver;
+	u64 bytes = 0;
+
+	rcu_read_lock();
+	sender = READ_ONCE(*from);
+	receiver = READ_ONCE(*to);
+	if (sender && receiver)
+		bytes = (u64)READ_ONCE(receiver->sk_rcvbuf) +
+			(sender->sk_userlocks & SOCK_SNDBUF_LOCK ? READ_ONCE(sender->sk_sndbuf) :
+			 READ_ONCE(sock_net(sender)->ipv4.sysctl_tcp_wmem[2]));
+	rcu_read_unlock();
+	return bytes;
+}
+
+/* About STALL_US of send.rs. */
+long ts_stall_jiffies(void)
+{
+	return msecs_to_jiffies(10);
+}
+
+/*
+ * Nothing has happened yet, but soon will. Pollers are woken without a key, so that they look for themselves before they believe it
+ * (io_uring's poll takes a key's word); else with a key that none of them asks for. False: nobody was there.
+ */
+bool ts_wake_ahead(struct sock *const *slot, bool pollers)
+{
+	struct socket_wq *wq;
+	bool found = false;
+	struct sock *sk;
+
+	rcu_read_lock();
+	sk = READ_ONCE(*slot);
+	if (sk) {
+		wq = rcu_dereference(sk->sk_wq);
+		found = wq && waitqueue_active(&wq->wait);
+		if (found)
+			__wake_up(&wq->wait, TASK_INTERRUPTIBLE, 1, pollers ? NULL : poll_to_key(EPOLLMSG));
+	}
+	rcu_read_unlock();
+	return found;
+}
+
+static DEFINE_PER_CPU(unsigned long, ts_last_batch);
+
+/*
+ * Has this thread not slept since it asked last? It has other work at hand, then, and is not alone in this. Two threads that share a
+ * processor, or one that changes it, get the other answer: a hint.
+ */
+bool ts_is_in_a_batch(void)
+{
+	unsigned long now = (unsigned long)current + current->nvcsw;
+
+	return this_cpu_xchg(ts_last_batch, now) == now;
+}
+
+/* Does a thread sleep inside base recvmsg, splice_read or sendmsg of the other end? Only those use this wake function. */
+bool ts_base_reader_asleep(struct sock *const *slot)
+{
+	struct wait_queue_entry *entry;
+	struct socket_wq *wq = NULL;
+	unsigned long flags;
+	bool found = false;
+	struct sock *sk;
+
+	smp_mb();
+	rcu_read_lock();
+	sk = READ_ONCE(*slot);
+	if (sk)
+		wq = rcu_dereference(sk->sk_wq);
+	if (wq) {
+		spin_lock_irqsave(&wq->wait.lock, flags);
+		list_for_each_entry(entry, &wq->wait.head, entry)
+			found |= entry->func == woken_wake_function;
+		spin_unlock_irqrestore(&wq->wait.lock, flags);
+	}
+	rcu_read_unlock();
+	return found;
+}
+
+/*
+ * Called by a lock owner that is about to let go of the socket. If it is a reader inside base code about to sleep, sleep would
+ * never end for ring bytes: make it return to user space's edge and come back through us (-ERESTARTSYS without a signal).
+ */
+void ts_kick_base_reader(struct sock *sk)
+{
+	struct wait_queue_entry *entry;
+	wait_queue_head_t *wait;
+	struct socket_wq *wq;
+	unsigned long flags;
+
+	rcu_read_lock();
+	wq = rcu_dereference(sk->sk_wq);
+	wait = wq ? &wq->wait : NULL;
+	/* Other sleepers use the same wake function: senders, connect(), a lingering close(). */
+	if (wait && waitqueue_active(wait) && !sk->sk_write_pending && sk->sk_shutdown != SHUTDOWN_MASK &&
+	    sk->sk_socket && sk->sk_socket->state != SS_CONNECTING) {
+		spin_lock_irqsave(&wait->lock, flags);
+		list_for_each_entry(entry, &wait->head, entry)
+			if (entry->func == woken_wake_function && entry->private == current)
+				set_tsk_thread_flag(current, TIF_NOTIFY_SIGNAL);
+		spin_unlock_irqrestore(&wait->lock, flags);
+	}
+	rcu_read_unlock();
+}
+
+u32 ts_busy_poll_us(const struct sock *sk)
+{
+#ifdef CONFIG_NET_RX_BUSY_POLL
+	return READ_ONCE(sk->sk_ll_usec);
+#else
+	return 0;
+#endif
+}
+
+u64 ts_clock_us(void)
+{
+	return ktime_get_ns() >> 10;
+}
+
+bool ts_must_stop_spinning(void)
+{
+	return need_resched() || signal_pending(current);
+}
