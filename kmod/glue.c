@@ -179,22 +179,21 @@ int ts_base_recvmsg(struct sock *sk, struct msghdr *msg, size_t len, int flags)
 	return ts_call_recvmsg(sk, msg, len, flags);
 }
 
-/*
- * Base recvmsg as a part of ours. It fills in TCP_INQ by its own knowledge; ours knows more and does it at the end, so what it
- * wrote is taken back. Receive timestamps share the control buffer: with them on, its own answer stays.
- */
+/* Base recvmsg as a part of ours: the control messages of the last one count, as if it had been the only one. */
 int ts_base_recvmsg_nowait(struct sock *sk, struct msghdr *msg, size_t len, int flags)
 {
-	bool mine = tcp_sk(sk)->recvmsg_inq && !sock_flag(sk, SOCK_RCVTSTAMP);
-	size_t controllen = msg->msg_controllen;
-	void *control = msg->msg_control;
-	int copied = ts_call_recvmsg(sk, msg, len, flags | MSG_DONTWAIT);
+	return ts_call_recvmsg(sk, msg, len, flags | MSG_DONTWAIT);
+}
 
-	if (mine) {
-		msg->msg_controllen = controllen;
-		msg->msg_control = control;
-	}
-	return copied;
+struct ts_control ts_control_of(const struct msghdr *msg)
+{
+	return (struct ts_control) { .at = msg->msg_control, .len = msg->msg_controllen };
+}
+
+void ts_control_reset(struct msghdr *msg, struct ts_control control)
+{
+	msg->msg_control = control.at;
+	msg->msg_controllen = control.len;
 }
 
 /*
@@ -241,11 +240,14 @@ u32 ts_recv_extras(const struct sock *sk, const struct msghdr *msg)
 	return extras;
 }
 
-void ts_put_inq(struct sock *sk, struct msghdr *msg, int inq)
+/* In place of what base may have said. With receive timestamps on, which share the control buffer, base's answer stays. */
+void ts_put_inq(struct sock *sk, struct msghdr *msg, int inq, struct ts_control control)
 {
 	msg->msg_inq = inq;
-	if (tcp_sk(sk)->recvmsg_inq && !sock_flag(sk, SOCK_RCVTSTAMP))
+	if (tcp_sk(sk)->recvmsg_inq && !sock_flag(sk, SOCK_RCVTSTAMP)) {
+		ts_control_reset(msg, control);
 		put_cmsg(msg, SOL_TCP, TCP_CM_INQ, sizeof(inq), &inq);
+	}
 }
 
 void ts_bug(void)

@@ -111,7 +111,6 @@ u64 ts_registry_hash(u64 key);
 /* ---- lane locks: 0 and 1 send, 2 and 3 receive ---- */
 
 void ts_lane_lock(struct ts_pair_body *pair, unsigned int which);
-bool ts_lane_lock_killable(struct ts_pair_body *pair, unsigned int which);
 void ts_lane_unlock(struct ts_pair_body *pair, unsigned int which);
 bool ts_lane_is_locked(struct ts_pair_body *pair, unsigned int which);
 
@@ -124,6 +123,15 @@ int ts_base_sendmsg(struct sock *sk, struct msghdr *msg, size_t size);
 int ts_base_recvmsg(struct sock *sk, struct msghdr *msg, size_t len, int flags);
 int ts_base_recvmsg_nowait(struct sock *sk, struct msghdr *msg, size_t len, int flags);
 int ts_base_peek_nowait(struct sock *sk, struct msghdr *msg, size_t len, int flags, int offset);
+
+struct ts_control {
+	void *at;
+	size_t len;
+};
+
+struct ts_control ts_control_of(const struct msghdr *msg);
+void ts_control_reset(struct msghdr *msg, struct ts_control control);
+void ts_put_inq(struct sock *sk, struct msghdr *msg, int inq, struct ts_control control);
 bool ts_base_stream_memory_free(const struct sock *sk, int wake);
 int ts_peek_off(const struct sock *sk);
 void ts_peek_off_move(struct sock *sk, int bytes, bool peek);
@@ -132,7 +140,6 @@ void ts_peek_off_move(struct sock *sk, int bytes, bool peek);
 #define TS_EXTRA_PEEK_OFF	(1U << 1)	/* SO_PEEK_OFF is on */
 
 u32 ts_recv_extras(const struct sock *sk, const struct msghdr *msg);
-void ts_put_inq(struct sock *sk, struct msghdr *msg, int inq);
 
 /* ---- bytes that go back to TCP ---- */
 
@@ -143,7 +150,7 @@ struct ts_queue {
 
 bool ts_queue_add(struct ts_queue *queue, const void *from, size_t len);
 void ts_queue_free(struct ts_queue *queue);
-int ts_queue_insert(struct sock *sk, struct ts_queue *queue, u32 bytes, u32 border, u64 sent, u64 received);
+int ts_queue_insert(struct sock *sk, struct ts_queue *queue, u32 disconnects, u32 bytes, u32 border, u64 sent, u64 received);
 
 /* ---- pipes ---- */
 
@@ -224,7 +231,7 @@ void tcp_splice_unhash(unsigned long link);
 void tcp_splice_close(struct sock *sk, struct ts_endpoint_body *ep);
 void tcp_splice_disconnect(struct sock *sk, struct ts_endpoint_body *ep);
 bool tcp_splice_withdraw(struct ts_endpoint_body *ep);
-int tcp_splice_hand_back(struct sock *sk, struct ts_endpoint_body *ep);
+int tcp_splice_hand_back(struct sock *sk, struct ts_endpoint_body *ep, u32 disconnects);
 void tcp_splice_let_go(struct ts_endpoint_body *ep);
 void tcp_splice_ring_bytes(unsigned long link, u64 *sent, u64 *received);
 void tcp_splice_release_cb(unsigned long link, struct sock *sk);

@@ -158,11 +158,6 @@ void ts_lane_lock(struct ts_pair_body *pair, unsigned int which)
 	mutex_lock(&ts_pair_of(pair)->lane[which & 3].lock);
 }
 
-bool ts_lane_lock_killable(struct ts_pair_body *pair, unsigned int which)
-{
-	return !mutex_lock_killable(&ts_pair_of(pair)->lane[which & 3].lock);
-}
-
 void ts_lane_unlock(struct ts_pair_body *pair, unsigned int which)
 {
 	mutex_unlock(&ts_pair_of(pair)->lane[which & 3].lock);

@@ -45,6 +45,18 @@ static void ts_vacate_slot(struct sock *sk)
 }
 
 /*
+ * Under the socket's lock, which was let go of since the tables were taken off. Another thread may have disconnected the socket: it might
+ * even listen by now, and its children would be born with tables that no reference keeps. Such a socket may be paired anew.
+ */
+static void ts_wear_again(struct sock *sk, struct ts_endpoint *ep)
+{
+	if (sk->sk_disconnects != ep->disconnects)
+		ep->left = true;
+	else if (ts_proto_is_base(sk))
+		ts_wear_protocol(sk);
+}
+
+/*
  * Under the socket's lock, after a ULP had its chance. Filled: the endpoint stays until the socket dies, for calls that are on their
  * way into our text (such a socket cannot listen, so nobody inherits the hook); the socket must not be kept alive by it, then.
  * Empty: taken back. Another thread may have been here.
@@ -58,8 +70,7 @@ static void ts_settle_slot(struct sock *sk, struct ts_endpoint *ep)
 	if (!icsk->icsk_ulp_ops) {
 		rcu_assign_pointer(icsk->icsk_ulp_data, ep);
 		smp_store_release(&icsk->icsk_ulp_ops, &ts_ulp);
-		if (ts_proto_is_base(sk))
-			ts_wear_protocol(sk);
+		ts_wear_again(sk, ep);
 	} else if (sk->sk_destruct != ts_destruct) {
 		ep->destruct = sk->sk_destruct;
 		sk->sk_destruct = ts_destruct;
@@ -73,9 +84,14 @@ static void ts_settle_slot(struct sock *sk, struct ts_endpoint *ep)
 /* No lock held. 0: this socket is not paired, and with this endpoint never will be. */
 static int ts_hand_back(struct sock *sk)
 {
-	struct ts_endpoint *ep = ts_endpoint(sk);
+	for (;;) {
+		struct ts_endpoint *ep = ts_endpoint(sk);
+		int err = ep ? tcp_splice_hand_back(sk, (struct ts_endpoint_body *)ep->body, ep->disconnects) : 0;
 
-	return ep ? tcp_splice_hand_back(sk, (struct ts_endpoint_body *)ep->body) : 0;
+		if (likely(err != -ESTALE))
+			return err;
+		ts_await_disconnect(sk);
+	}
 }
 
 /* The endpoint under the socket's lock, if it was not paired anew in the meantime (by a connect() of another thread). */
@@ -100,6 +116,8 @@ static int ts_set_ulp(struct sock *sk, sockptr_t optval, unsigned int optlen)
 	err = ts_endpoint_unpaired(sk, &ep);
 	if (!err && ep)
 		ts_vacate_slot(sk);
+	else if (!err)
+		ts_uninstall_protocol(sk);
 	release_sock(sk);
 	if (err)
 		return err;
@@ -126,8 +144,8 @@ static int ts_set_addrform(struct sock *sk, sockptr_t optval, unsigned int optle
 		return err;
 	err = tcp_prot.setsockopt(sk, SOL_IPV6, IPV6_ADDRFORM, optval, optlen);
 	lock_sock(sk);
-	if (ts_endpoint(sk) && ts_proto_is_base(sk))
-		ts_wear_protocol(sk);
+	if (ep && ts_endpoint(sk) == ep)
+		ts_wear_again(sk, ep);
 	release_sock(sk);
 	return err;
 }

@@ -103,21 +103,24 @@ static void ts_insert(struct sock *sk, struct ts_queue *queue, u32 bytes, u32 bo
 }
 
 /*
- * Gives @bytes bytes of @queue a place before @border, and TCP_INFO what went through the rings. Takes the socket's lock. -EBUSY: a
- * segment lies on both sides of the border (TCP joins neighbours), or urgent data counts; -ENOMEM. Nothing has changed then.
+ * Gives @bytes bytes of @queue a place before @border, and TCP_INFO what went through the rings. Takes the socket's lock. -ESTALE: the
+ * connection that @disconnects is of has ended; -EBUSY: a segment lies on both sides of the border (TCP joins neighbours), or urgent
+ * data counts; -ENOMEM. Nothing has changed then, and the queue is empty.
  */
-int ts_queue_insert(struct sock *sk, struct ts_queue *queue, u32 bytes, u32 border, u64 sent, u64 received)
+int ts_queue_insert(struct sock *sk, struct ts_queue *queue, u32 disconnects, u32 bytes, u32 border, u64 sent, u64 received)
 {
 	struct tcp_sock *tp = tcp_sk(sk);
 	struct sk_buff *behind = NULL;
 	int err = 0;
 
 	lock_sock(sk);
-	if (bytes) {
+	if (sk->sk_disconnects != disconnects) {
+		err = -ESTALE;
+	} else if (bytes) {
 		behind = ts_first_behind(sk, border);
 		if (IS_ERR(behind))
 			err = PTR_ERR(behind);
-		else if (tp->urg_data)
+		else if (tp->urg_data || before(tp->rcv_nxt, border) || after(tp->copied_seq, border))
 			err = -EBUSY;
 		else if (!ts_queue_charge(sk, queue))
 			err = -ENOMEM;
@@ -129,9 +132,11 @@ int ts_queue_insert(struct sock *sk, struct ts_queue *queue, u32 bytes, u32 bord
 		tp->bytes_acked += sent;
 		tp->bytes_received += received;
 		/* Somebody may have waited for more than the ring had. */
-		if (bytes && !sock_flag(sk, SOCK_DEAD))
+		if (bytes)
 			READ_ONCE(sk->sk_data_ready)(sk);
 	}
+	/* What was charged is given back under the lock. */
+	ts_queue_free(queue);
 	release_sock(sk);
 	return err;
 }

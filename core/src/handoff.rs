@@ -258,20 +258,18 @@ impl Seen {
         }
     }
 
-    /// For a receiver that shall read through TCP alone from here on, and whose lane has left the ring: its unread ring bytes, and the
-    /// sequence number before which they belong in TCP's queue. `None` while they cannot be put there.
+    /// For a receiver that shall read through TCP alone from here on, and whose ring is closed to publishing: its unread ring bytes, and
+    /// the sequence number before which they belong in TCP's queue. `None` if they are more than sequence numbers can tell.
     ///
     /// They get the sequence numbers before that one, and all unread bytes before them move down by as much.
     pub fn unread(&self, cons: u64) -> Option<(u32, u32)> {
-        match self.lane {
-            Snapshot::Tcp => Some((0, self.tcp.received)),
-            Snapshot::Ring { .. } => None,
-            Snapshot::Leaving { border, last } => {
-                let bytes = u32::try_from(last.saturating_sub(cons)).ok()?;
-                // Those before the border have been acknowledged before the ring began: a missing one would be a bug elsewhere.
-                (bytes == 0 || !before(self.tcp.received, border)).then_some((bytes, border))
-            }
-        }
+        let (border, end) = match self.lane {
+            Snapshot::Tcp => return Some((0, self.tcp.received)),
+            Snapshot::Ring { border } => (border, self.prod),
+            Snapshot::Leaving { border, last } => (border, last),
+        };
+        let bytes = i32::try_from(end.saturating_sub(cons)).ok()?;
+        Some((bytes.unsigned_abs(), border))
     }
 
     /// Bytes a reader could have now without waiting: what `FIONREAD` and `SO_RCVLOWAT` count.

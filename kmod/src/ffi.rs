@@ -22,6 +22,13 @@ pub(crate) struct SockOps([u8; 0]);
 /// `struct pipe_inode_info`.
 #[repr(C)]
 pub(crate) struct Pipe([u8; 0]);
+/// `struct ts_control`: where the next control message of a `struct msghdr` goes.
+#[repr(C)]
+#[derive(Clone, Copy)]
+pub(crate) struct Control {
+    at: *mut c_void,
+    len: usize,
+}
 /// `struct ts_queue`: segments that are to go into TCP's receive queue.
 #[repr(C)]
 pub(crate) struct Queue {
@@ -101,7 +108,6 @@ pub(crate) const ENDPOINT_BYTES: usize = 64;
 #[allow(dead_code)] // compared at compile time
 pub(crate) const PAIR_BYTES: usize = 704;
 
-pub(crate) const EINTR: c_int = 4;
 pub(crate) const EAGAIN: c_int = 11;
 pub(crate) const ENOMEM: c_int = 12;
 pub(crate) const EFAULT: c_int = 14;
@@ -155,8 +161,6 @@ unsafe extern "C" {
 
     /// Sleeps.
     pub(crate) fn ts_lane_lock(pair: *mut c_void, which: c_uint);
-    /// As above; false if the task is to die.
-    pub(crate) fn ts_lane_lock_killable(pair: *mut c_void, which: c_uint) -> bool;
     pub(crate) fn ts_lane_unlock(pair: *mut c_void, which: c_uint);
     pub(crate) fn ts_lane_is_locked(pair: *mut c_void, which: c_uint) -> bool;
 
@@ -183,20 +187,24 @@ unsafe extern "C" {
         flags: c_int,
         offset: c_int,
     ) -> c_int;
+    /// Where control messages go: to be kept before the first base call, and put back before each later one.
+    pub(crate) fn ts_control_of(msg: *const Msg) -> Control;
+    pub(crate) fn ts_control_reset(msg: *mut Msg, control: Control);
     pub(crate) fn ts_base_stream_memory_free(sk: *const Sock, wake: c_int) -> bool;
     /// Negative: `SO_PEEK_OFF` is off.
     pub(crate) fn ts_peek_off(sk: *const Sock) -> c_int;
     pub(crate) fn ts_peek_off_move(sk: *mut Sock, bytes: c_int, peek: bool);
     pub(crate) fn ts_recv_extras(sk: *const Sock, msg: *const Msg) -> u32;
-    pub(crate) fn ts_put_inq(sk: *mut Sock, msg: *mut Msg, inq: c_int);
+    pub(crate) fn ts_put_inq(sk: *mut Sock, msg: *mut Msg, inq: c_int, control: Control);
 
     /// Appends a copy. Sleeps; false without memory.
     pub(crate) fn ts_queue_add(queue: *mut Queue, from: *const u8, len: usize) -> bool;
     pub(crate) fn ts_queue_free(queue: *mut Queue);
-    /// 0, or a negative errno and nothing has changed. Takes the socket's lock; sleeps.
+    /// 0, or a negative errno and nothing has changed; -ESTALE: not that connection any more. Takes the socket's lock; sleeps.
     pub(crate) fn ts_queue_insert(
         sk: *mut Sock,
         queue: *mut Queue,
+        disconnects: u32,
         bytes: u32,
         border: u32,
         sent: u64,

@@ -5,7 +5,7 @@
 //!
 //! # Locks, in the order they are taken
 //!
-//! 1. a lane's send lock, then its receive lock (mutexes; both only when a socket is handed back, never those of two lanes);
+//! 1. a lane's send lock or its receive lock (mutexes; never two at once);
 //! 2. the socket's own lock (`lock_sock`): to begin using the ring, and inside base calls;
 //! 3. the registry's lock (a bottom-half spinlock): by the kfunc and by teardown, with or without 2.
 //!

@@ -12,7 +12,7 @@
 //! destroyed, the reference is dropped a grace period later: inside an RCU read-side section a socket read from a slot is alive.
 
 use crate::ffi::{self, Sock};
-use crate::ring::Ring;
+use crate::ring::{Lent, Ring};
 use crate::stats::Counter;
 use core::cell::UnsafeCell;
 use core::ffi::{c_uint, c_ulong, c_void};
@@ -49,6 +49,8 @@ pub(crate) struct Tx {
     pub(crate) border: u32,
     /// Which of the ring's chunks have memory.
     pub(crate) supply: Supply,
+    /// Chunks that pipes have.
+    pub(crate) lent: Lent,
     /// Urgent data was sent: the lane stays with TCP, whose mark has a place in TCP's stream only.
     pub(crate) tcp_for_good: bool,
 }
@@ -77,6 +79,10 @@ pub(crate) struct Lane {
     busy_poll_us: AtomicU32,
     /// A poller was told that there is room, because the ring may grow.
     pub(crate) promised: AtomicBool,
+    /// The receiver may lend pages to pipes: not too many are out.
+    pub(crate) lends: AtomicBool,
+    /// The receiver has closed the lane to read through TCP alone, so there is no end to wait for. Set before `cursors` are closed.
+    pub(crate) handed_back: AtomicBool,
     /// A sender sleeps with its message half written: others wait until it is through.
     pub(crate) turn: AtomicBool,
     /// A reader of this lane sleeps in a call, or is about to. A hint.
@@ -121,6 +127,8 @@ impl Lane {
             ring_kbytes: AtomicU32::new(ring_kbytes),
             busy_poll_us: AtomicU32::new(busy_poll_us),
             promised: AtomicBool::new(false),
+            lends: AtomicBool::new(true),
+            handed_back: AtomicBool::new(false),
             turn: AtomicBool::new(false),
             parked: AtomicBool::new(false),
             watch: AtomicU32::new(0),
@@ -130,6 +138,7 @@ impl Lane {
                 cons: 0,
                 border: 0,
                 supply: Supply::new(),
+                lent: Lent::NONE,
                 tcp_for_good: false,
             }),
             rx: UnsafeCell::new(Rx {
@@ -274,7 +283,7 @@ impl Pair {
         for lane in [&this.forward, &this.reverse] {
             if let Some(ring) = NonNull::new(lane.ring.load(Ordering::Relaxed)) {
                 // SAFETY: both endpoints are gone, a grace period after their sockets' last use.
-                unsafe { Ring::free(ring) };
+                unsafe { Ring::free(ring, &mut (*lane.tx.get()).lent) };
             }
         }
         Counter::PairsGone.add(1);
@@ -438,16 +447,6 @@ impl<'a> Link<'a> {
         Guard::lock(self.pair, self.side as c_uint, &self.outbound().tx)
     }
 
-    /// Takes the send lock of the inbound lane, which is the other end's: before the receive lock of the same lane, if both. Sleeps;
-    /// none if the task is to die.
-    pub(crate) fn lock_peer_tx(self) -> Option<Guard<'a, Tx>> {
-        Guard::lock_killable(
-            self.pair,
-            (self.side as c_uint) ^ 1,
-            &self.inbound().tx,
-        )
-    }
-
     /// Takes the receive lock of the inbound lane. Sleeps.
     pub(crate) fn lock_rx(self) -> Guard<'a, Rx> {
         Guard::lock(self.pair, (self.side as c_uint) | 2, &self.inbound().rx)
@@ -467,25 +466,13 @@ impl<'a, T> Guard<'a, T> {
         unsafe { ffi::ts_lane_lock(ptr::from_ref(pair).cast_mut().cast::<c_void>(), which) };
         Guard { pair, which, data }
     }
-
-    fn lock_killable(
-        pair: &'a Pair,
-        which: c_uint,
-        data: &'a UnsafeCell<T>,
-    ) -> Option<Self> {
-        // SAFETY: as in `lock`.
-        unsafe {
-            ffi::ts_lane_lock_killable(ptr::from_ref(pair).cast_mut().cast::<c_void>(), which)
-        }
-        .then_some(Guard { pair, which, data })
-    }
 }
 
 impl<T> Deref for Guard<'_, T> {
     type Target = T;
 
     fn deref(&self) -> &T {
-        // SAFETY: only the holder of this lock reaches this cell: `lock_tx`, `lock_peer_tx` and `lock_rx` pair each cell with its own lock.
+        // SAFETY: only the holder of this lock reaches this cell: `lock_tx` and `lock_rx` pair each cell with its own lock.
         unsafe { &*self.data.get() }
     }
 }

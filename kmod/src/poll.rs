@@ -42,6 +42,7 @@ fn enough_in_all(link: Link<'_>, sk: *mut Sock, look: &Look, ring: u64, target: 
         || look.ended()
         // Base does not count the ring's bytes when more come, so it would not wake for them.
         || matches!(look.seen.lane(), Snapshot::Leaving { .. })
+        || lane.cursors.prod().rx_closed
         || (!link.may_grow(lane)
             && lane
                 .ring()

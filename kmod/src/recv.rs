@@ -7,7 +7,7 @@
 //! written; the sender's lines are touched only when it asked for space. TCP's state is not looked at while the ring is in use and
 //! has bytes.
 
-use crate::ffi::{self, EAGAIN, EFAULT, EPIPE, ESTALE, Msg, Pipe, RxView, Sock, Wait};
+use crate::ffi::{self, Control, EAGAIN, EFAULT, EPIPE, ESTALE, Msg, Pipe, RxView, Sock, Wait};
 use crate::pair::{Guard, Lane, Link, PIECE, Rx};
 use crate::ring::{Copied, Ring};
 use core::ffi::{c_int, c_long, c_ulong};
@@ -112,6 +112,8 @@ struct Recv<'a> {
     copied: usize,
     /// Of `copied`, those from the ring.
     from_ring: usize,
+    /// Where control messages go, since the first base call. Each of them, and our own, begins there.
+    control: Option<Control>,
 }
 
 /// Why a call ends without having filled its buffer.
@@ -148,6 +150,7 @@ extern "C" fn tcp_splice_recvmsg(
         disconnects,
         copied: 0,
         from_ring: 0,
+        control: None,
     }
     .run()
 }
@@ -330,7 +333,7 @@ impl<'a> Recv<'a> {
     /// Some of `want` bytes from position `pos`, to where they are wanted.
     fn copy(&self, ring: &Ring, pos: u64, want: u64) -> Result<usize, Stop> {
         let to = match self.to {
-            To::Pipe(pipe) => return Self::to_pipe(pipe, ring, pos, want),
+            To::Pipe(pipe) => return self.to_pipe(pipe, ring, pos, want),
             To::Msg(_) if self.is(ffi::MSG_TRUNC) => ptr::null_mut(),
             To::Msg(msg) => msg,
         };
@@ -358,10 +361,11 @@ impl<'a> Recv<'a> {
         let want = self.rest().min(bytes as usize);
         let got = match self.to {
             To::Pipe(pipe) => self.tcp_to_pipe(pipe, want),
-            // SAFETY: as the kernel would have called it, with a shorter length. It takes no lane lock and does not wait for data.
-            To::Msg(msg) => unsafe {
-                ffi::ts_base_recvmsg_nowait(self.sk, msg, want, self.flags)
-            },
+            To::Msg(msg) => {
+                self.reset_control(msg);
+                // SAFETY: as the kernel would have called it, with a shorter length. It takes no lane lock and does not wait for data.
+                unsafe { ffi::ts_base_recvmsg_nowait(self.sk, msg, want, self.flags) }
+            }
         };
         match got {
             got if got > 0 => {
@@ -372,6 +376,18 @@ impl<'a> Recv<'a> {
             error if error == -EAGAIN => Ok(false),
             error => Err(Stop::Result(error)),
         }
+    }
+
+    /// Forgets the control messages of an earlier base call.
+    fn reset_control(&mut self, msg: *mut Msg) {
+        let control = self.control(msg);
+        // SAFETY: the caller's message.
+        unsafe { ffi::ts_control_reset(msg, control) };
+    }
+
+    fn control(&mut self, msg: *mut Msg) -> Control {
+        // SAFETY: the caller's message.
+        *self.control.get_or_insert_with(|| unsafe { ffi::ts_control_of(msg) })
     }
 
     /// Nothing is left and TCP has ended: what does it say? `Ok` if it changed its mind (another thread fetched the error).
@@ -456,7 +472,7 @@ impl<'a> Recv<'a> {
     }
 
     /// TCP_INQ and msg_get_inq: what is left, a FIN counting as one, 1 at the end of the stream (tcp_inq_hint()).
-    fn report_inq(&self) {
+    fn report_inq(&mut self) {
         let look = Look::at(self.sk, self.lane);
         let ring = look.seen.ring_readable(self.lane.cursors.cons());
         let left =
@@ -467,8 +483,9 @@ impl<'a> Recv<'a> {
             left
         };
         if let To::Msg(msg) = self.to {
+            let control = self.control(msg);
             // SAFETY: the caller's own socket and message.
-            unsafe { ffi::ts_put_inq(self.sk, msg, inq) };
+            unsafe { ffi::ts_put_inq(self.sk, msg, inq, control) };
         }
     }
 }

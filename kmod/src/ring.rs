@@ -5,7 +5,8 @@
 //! Only the sender allocates, in process context, charged to its memory cgroup. Chunks are not zeroed: a reader can only reach
 //! bytes that were published, and those were written.
 //!
-//! A chunk whose pages were lent to a pipe (splice(2)) is not written again while the pipe has them: the sender leaves it to the pipe.
+//! A chunk whose pages were lent to a pipe (splice(2)) is not written again while the pipe has them: the sender puts it aside, or leaves
+//! it to the pipe when too many are out.
 //!
 //! # Who may touch a slot
 //!
@@ -16,9 +17,10 @@
 use crate::ffi::{self, Msg};
 use crate::pair::Tx;
 use crate::stats::Counter;
-use core::mem::size_of;
+use core::mem::{self, size_of};
 use core::ptr::{self, NonNull};
-use core::sync::atomic::{AtomicPtr, Ordering};
+use core::slice;
+use core::sync::atomic::{AtomicBool, AtomicPtr, Ordering};
 use tcp_splice_core::cursors::Cursors;
 use tcp_splice_core::span::{Geometry, Span, Supply};
 
@@ -48,6 +50,81 @@ pub(crate) enum Copied {
     Fault,
     /// None: no memory for the ring.
     NoMemory,
+}
+
+/// Most chunks of a lane that pipes may have: 1 MiB.
+const LENT_MAX: usize = 64;
+
+/// Chunks that pipes have pages of and the ring does not use meanwhile; behind the lane's send lock.
+pub(crate) struct Lent {
+    /// `LENT_MAX` places, made when the first is needed.
+    places: Option<NonNull<*mut u8>>,
+}
+
+impl Lent {
+    pub(crate) const NONE: Lent = Lent { places: None };
+
+    fn places(&mut self) -> &mut [*mut u8] {
+        match self.places {
+            // SAFETY: `keep` made room for as many, zeroed, and this is the only way to them.
+            Some(places) => unsafe { slice::from_raw_parts_mut(places.as_ptr(), LENT_MAX) },
+            None => &mut [],
+        }
+    }
+
+    /// Takes a chunk into keeping; false if there is no room. Sleeps.
+    fn keep(&mut self, chunk: *mut u8) -> bool {
+        if self.places.is_none() {
+            // SAFETY: process context.
+            let memory = unsafe { ffi::ts_ring_alloc(size_of::<*mut u8>().wrapping_mul(LENT_MAX)) };
+            self.places = NonNull::new(memory.cast());
+        }
+        match self.places().iter_mut().find(|place| place.is_null()) {
+            Some(place) => {
+                *place = chunk;
+                true
+            }
+            None => false,
+        }
+    }
+
+    /// A chunk that has come back, or null. There is room then for another one.
+    fn take_back(&mut self, lends: &AtomicBool) -> *mut u8 {
+        // SAFETY: a chunk that no slot has.
+        let back = |chunk: *mut u8| !chunk.is_null() && !unsafe { ffi::ts_chunk_is_lent(chunk) };
+        match self.places().iter_mut().find(|place| back(**place)) {
+            Some(place) => {
+                lends.store(true, Ordering::Relaxed);
+                mem::replace(place, ptr::null_mut())
+            }
+            None => ptr::null_mut(),
+        }
+    }
+
+    /// Leaves all of them to the pipes. Any context.
+    fn free(&mut self, chunk_bytes: usize) {
+        for place in self.places() {
+            if !place.is_null() {
+                // SAFETY: a chunk of that size that no slot has.
+                unsafe { release(*place, chunk_bytes) };
+            }
+        }
+        if let Some(places) = self.places.take() {
+            // SAFETY: made in `keep`.
+            unsafe { ffi::ts_ring_free(places.as_ptr().cast()) };
+        }
+    }
+}
+
+/// Frees a chunk. Any context.
+///
+/// # Safety
+///
+/// It has `bytes` bytes, and neither a slot nor `Lent` has it (any more). A pipe may still have its pages.
+unsafe fn release(chunk: *mut u8, bytes: usize) {
+    // SAFETY: by the caller.
+    unsafe { ffi::ts_chunk_free(chunk, bytes) };
+    Counter::RingMemoryGone.add(bytes as u64);
 }
 
 impl Copied {
@@ -120,9 +197,10 @@ impl Ring {
     /// # Safety
     ///
     /// Nobody uses the ring any more, and no larger table replaced it.
-    pub(crate) unsafe fn free(ring: NonNull<Ring>) {
+    pub(crate) unsafe fn free(ring: NonNull<Ring>, lent: &mut Lent) {
         // SAFETY: allocated by `table` and not yet freed.
         let this = unsafe { ring.as_ref() };
+        lent.free(this.geometry.chunk_bytes());
         for index in 0..this.geometry.slots() as u64 {
             this.empty(index);
         }
@@ -164,10 +242,8 @@ impl Ring {
         let memory = slot.load(Ordering::Relaxed);
         if !memory.is_null() {
             slot.store(ptr::null_mut(), Ordering::Relaxed);
-            let bytes = self.geometry.chunk_bytes();
             // SAFETY: by the type's invariant a chunk of that size; only this slot had it, and now none has.
-            unsafe { ffi::ts_chunk_free(memory, bytes) };
-            Counter::RingMemoryGone.add(bytes as u64);
+            unsafe { release(memory, self.geometry.chunk_bytes()) };
         }
     }
 
@@ -182,7 +258,13 @@ impl Ring {
     }
 
     /// Sender: the memory of the chunk at `prod`, whose offset is 0 if it has none yet.
-    fn chunk_or_alloc(&self, chunk: u64, tx: &mut Tx, cursors: &Cursors) -> Option<NonNull<u8>> {
+    fn chunk_or_alloc(
+        &self,
+        chunk: u64,
+        tx: &mut Tx,
+        cursors: &Cursors,
+        lends: &AtomicBool,
+    ) -> Option<NonNull<u8>> {
         let slot = self.slot(chunk)?;
         if tx.supply.reaches(chunk) {
             return NonNull::new(slot.load(Ordering::Relaxed));
@@ -194,16 +276,23 @@ impl Ring {
             let Some(old) = tx.supply.take(self.geometry, tx.cons) else {
                 break;
             };
-            // SAFETY: the slot is ours by `cons`, so its chunk, if it has one, is the ring's alone or lent.
-            if self.slot(old).is_some_and(|slot| {
-                let memory = slot.load(Ordering::Relaxed);
-                !memory.is_null() && unsafe { ffi::ts_chunk_is_lent(memory) }
-            }) {
-                self.empty(old);
-            }
             if let Some(slot) = self.slot(old) {
-                memory = slot.load(Ordering::Relaxed);
-                slot.store(ptr::null_mut(), Ordering::Relaxed);
+                memory = slot.swap(ptr::null_mut(), Ordering::Relaxed);
+                // SAFETY: the slot was ours by `cons`: the chunk is the ring's alone, or lent.
+                if !memory.is_null() && unsafe { ffi::ts_chunk_is_lent(memory) } {
+                    self.put_aside(memory, tx, lends);
+                    memory = ptr::null_mut();
+                }
+            }
+        }
+        if memory.is_null() {
+            memory = tx.lent.take_back(lends);
+        } else if !lends.load(Ordering::Relaxed) {
+            // Not needed here, but its place is: then pages can be lent again.
+            let back = tx.lent.take_back(lends);
+            if !back.is_null() {
+                // SAFETY: a chunk of that size, which nothing else has.
+                unsafe { release(back, self.geometry.chunk_bytes()) };
             }
         }
         if memory.is_null() {
@@ -221,6 +310,16 @@ impl Ring {
         NonNull::new(memory)
     }
 
+    /// Sender: a pipe still has pages of this chunk. Nothing is lent any more while too many are out.
+    fn put_aside(&self, memory: *mut u8, tx: &mut Tx, lends: &AtomicBool) {
+        if tx.lent.keep(memory) {
+            return;
+        }
+        lends.store(false, Ordering::Relaxed);
+        // SAFETY: a chunk of that size that no slot has; it is the pipe's then.
+        unsafe { release(memory, self.geometry.chunk_bytes()) };
+    }
+
     /// Copies at most `want` bytes of `msg` to position `tx.prod`, up to the chunk's end. Sleeps.
     ///
     /// # Safety
@@ -230,11 +329,12 @@ impl Ring {
         &self,
         tx: &mut Tx,
         cursors: &Cursors,
+        lends: &AtomicBool,
         want: u64,
         msg: *mut Msg,
     ) -> Copied {
         let Span { chunk, offset, len } = self.geometry.span(tx.prod, want);
-        let Some(chunk) = self.chunk_or_alloc(chunk, tx, cursors) else {
+        let Some(chunk) = self.chunk_or_alloc(chunk, tx, cursors, lends) else {
             return Copied::NoMemory;
         };
         // SAFETY: the span lies within the chunk; readers do not look at free positions.

@@ -209,9 +209,18 @@ impl<'a> Send<'a> {
             return Step::Tcp;
         };
         match self.room(tx, ring) {
+            0 if self.lane.cursors.prod().rx_closed && self.handed_back() => {
+                self.link.leave(tx);
+                Step::Tcp
+            }
             0 => Step::Full,
             room => self.write(tx, ring, room),
         }
+    }
+
+    /// The lane was closed by a receiver who goes on reading. After a look at `prod` that said closed.
+    fn handed_back(&self) -> bool {
+        self.lane.handed_back.load(Ordering::Acquire)
     }
 
     /// Another sender's message is half written.
@@ -232,7 +241,7 @@ impl<'a> Send<'a> {
 
     fn write(&mut self, tx: &mut Tx, ring: &Ring, room: u64) -> Step {
         // SAFETY: send lock held, `room` bytes from `prod` on are free, the message is the caller's.
-        let bytes = match unsafe { ring.fill(tx, &self.lane.cursors, room, self.msg) } {
+        let bytes = match unsafe { ring.fill(tx, &self.lane.cursors, &self.lane.lends, room, self.msg) } {
             Copied::Bytes(bytes) => bytes,
             Copied::Fault => return Step::Fault,
             Copied::NoMemory => {
@@ -248,10 +257,11 @@ impl<'a> Send<'a> {
             unsafe { ffi::ts_iov_iter_revert(self.msg, bytes) };
             return match closed {
                 Closed::Tx => Step::Ended,
-                // Base will be answered with a reset; a call that has sent something reports that first.
+                // Base's bytes will be answered with a reset, unless their reader reads through TCP now. A call that has sent something
+                // reports that before the reset.
                 Closed::Rx => {
                     self.link.leave(tx);
-                    if self.copied > 0 {
+                    if self.copied > 0 && !self.handed_back() {
                         Step::Ended
                     } else {
                         Step::Tcp

@@ -13,7 +13,7 @@
 //! None of this frees a ring: the other end may still drain what was published before (TCP keeps a receive queue across FIN and RST
 //! as well). The pair goes with the second endpoint.
 
-use crate::ffi::{self, EBUSY, EINTR, ENOMEM, Queue, Sock};
+use crate::ffi::{self, EBUSY, ENOMEM, Queue, Sock};
 use crate::pair::{Link, Side};
 use crate::pairing::tcp_splice_withdraw;
 use crate::recv::Look;
@@ -77,9 +77,10 @@ extern "C" fn tcp_splice_close(sk: *mut Sock, ep: *mut c_void) {
 /// The socket leaves its pair for good and may live on: its calls fall to base from here on.
 fn leave(ep: *mut c_void) {
     if let Some(link) = settle(ep) {
+        // The slot first: who finds no link may count on a grace period since the slot was cleared (`tcp_splice_let_go`).
+        link.own_slot().store(ptr::null_mut(), Ordering::Release);
         // SAFETY: alive.
         unsafe { ffi::ts_endpoint_set_link(ep, 0) };
-        link.own_slot().store(ptr::null_mut(), Ordering::Release);
         close_lanes(link);
     }
 }
@@ -91,43 +92,62 @@ extern "C" fn tcp_splice_disconnect(_sk: *mut Sock, ep: *mut c_void) {
 }
 
 /// The socket goes back to TCP for good, both ways, and may then be read by somebody who passes us by: what it has not read of the ring
-/// is put into TCP's queue. 0, also if it is not paired and never will be; else a negative errno, and it is spliced as before, except
-/// that its lanes may have gone back to TCP in order. Process context, no locks held.
+/// is put into TCP's queue.
+///
+/// 0, also if it is not paired and never will be; -ESTALE if the connection that `disconnects` is of has ended; else a negative errno:
+/// nothing has moved then, and the lanes have gone back to TCP in order. Process context, no locks held.
+///
+/// Nothing here waits for the other end, which may be stuck in a page fault with its send lock held.
 #[unsafe(no_mangle)]
-extern "C" fn tcp_splice_hand_back(sk: *mut Sock, ep: *mut c_void) -> c_int {
+extern "C" fn tcp_splice_hand_back(sk: *mut Sock, ep: *mut c_void, disconnects: u32) -> c_int {
     let Some(link) = settle(ep) else { return 0 };
     let mut tx = link.lock_tx();
     tx.tcp_for_good = true;
     link.leave(&mut tx);
     drop(tx);
-    match return_unread(link, sk) {
-        Ok(()) => {
-            leave(ep);
-            0
+    // Those who sleep here for space, and pollers: TCP has room.
+    // SAFETY: a slot of the pair.
+    unsafe { ffi::ts_notify_writeable(link.own_slot()) };
+    let result = return_unread(link, sk, ep, disconnects);
+    if result.is_err() {
+        // The lane is closed to its sender from here on: whoever waits for more than it has, or for space, looks again.
+        fence(Ordering::SeqCst);
+        // SAFETY: slots of the pair.
+        unsafe {
+            ffi::ts_notify_readable(link.own_slot());
+            ffi::ts_notify_writeable(link.peer_slot());
         }
-        Err(error) => error,
     }
+    result.err().unwrap_or(0)
 }
 
-/// Ends the inbound lane's use of the ring and moves what is unread to TCP's queue.
+/// Ends the inbound lane's use of the ring, moves what is unread to TCP's queue, and leaves the pair.
 ///
-/// The other end's send lock keeps it from sending anything behind these bytes meanwhile, the receive lock keeps others from reading
-/// them. Neither is ever held by somebody who waits for the other, or for data or space.
-fn return_unread(link: Link<'_>, sk: *mut Sock) -> Result<(), c_int> {
+/// Once the lane is closed to reading, `prod` is final: the sender's next attempt to publish fails and goes over TCP, and what it sends
+/// there comes behind the border. The receive lock keeps others from reading these bytes, and from doing the same.
+fn return_unread(
+    link: Link<'_>,
+    sk: *mut Sock,
+    ep: *mut c_void,
+    disconnects: u32,
+) -> Result<(), c_int> {
     let lane = link.inbound();
-    let mut tx = link.lock_peer_tx().ok_or(-EINTR)?;
-    tx.tcp_for_good = true;
-    lane.leave(&mut tx);
+    lane.handed_back.store(true, Ordering::Release);
+    lane.cursors.close_rx();
     let mut rx = link.lock_rx();
-    let look = Look::at(sk, lane);
-    let (bytes, border) = look.seen.unread(rx.cons).ok_or(-EBUSY)?;
+    // SAFETY: the caller's endpoint is alive.
+    if unsafe { ffi::ts_endpoint_link(ep) } == 0 {
+        return Ok(());
+    }
+    let (bytes, border) = Look::at(sk, lane).seen.unread(rx.cons).ok_or(-EBUSY)?;
     let mut queue = Unread::new();
     if let Some(ring) = lane.ring() {
         queue.fill(ring, rx.cons, u64::from(bytes))?;
     }
-    queue.insert(sk, bytes, border, link.ring_bytes())?;
+    queue.insert(sk, disconnects, bytes, border, link.ring_bytes())?;
     lane.cursors.consume(rx.cons, u64::from(bytes));
     rx.cons = rx.cons.wrapping_add(u64::from(bytes));
+    leave(ep);
     Ok(())
 }
 
@@ -161,15 +181,16 @@ impl Unread {
     fn insert(
         &mut self,
         sk: *mut Sock,
+        disconnects: u32,
         bytes: u32,
         border: u32,
         (sent, received): (u64, u64),
     ) -> Result<(), c_int> {
         // SAFETY: the caller's own socket, whose lock comes after the lanes'.
-        match unsafe { ffi::ts_queue_insert(sk, &mut self.0, bytes, border, sent, received) } {
-            0 => Ok(()),
-            error => Err(error),
-        }
+        let result = unsafe {
+            ffi::ts_queue_insert(sk, &mut self.0, disconnects, bytes, border, sent, received)
+        };
+        if result == 0 { Ok(()) } else { Err(result) }
     }
 }
 

@@ -42,12 +42,13 @@ impl<T: Send + 'static> Asleep<T> {
         })
     }
 
+    /// Also where no signal reaches it: in a page fault, behind a mutex.
     fn sleeps(&self) -> bool {
         let stat = fs::read_to_string(format!("/proc/self/task/{}/stat", self.id));
         stat.is_ok_and(|stat| {
             stat.rsplit(')')
                 .next()
-                .is_some_and(|rest| rest.starts_with(" S"))
+                .is_some_and(|rest| rest.starts_with(" S") || rest.starts_with(" D"))
         })
     }
 

@@ -31,7 +31,9 @@ enum Op {
     Stray,
     /// TCP delivers one byte in flight to the receiver's queue.
     Deliver,
-    /// The receiver is handed back: its unread ring bytes go into TCP's queue, and the ring is not used again.
+    /// The receiver closes the ring to publishing.
+    Close,
+    /// The receiver is handed back, its ring being closed: its unread ring bytes go into TCP's queue.
     HandBack,
     /// The receiver reads what `next` allows, at most this many bytes.
     Read(u32),
@@ -39,12 +41,13 @@ enum Op {
     BaseRead,
 }
 
-const OPS: [Op; 9] = [
+const OPS: [Op; 10] = [
     Op::Send,
     Op::Start,
     Op::Leave,
     Op::Stray,
     Op::Deliver,
+    Op::Close,
     Op::HandBack,
     Op::Read(1),
     Op::Read(9),
@@ -65,6 +68,7 @@ struct World {
     cons: u64,
     sent: u8,
     got: u8,
+    closed: bool,
     handed_back: bool,
 }
 
@@ -110,6 +114,7 @@ impl World {
             cons: 0,
             sent: 0,
             got: 0,
+            closed: false,
             handed_back: false,
         }
     }
@@ -137,7 +142,7 @@ impl World {
             }
             Op::Send => {
                 if let Snapshot::Ring { border } = self.lane {
-                    if self.write_seq != border {
+                    if self.write_seq != border || self.closed {
                         self.lane = Snapshot::Leaving {
                             border,
                             last: self.prod(),
@@ -153,7 +158,8 @@ impl World {
                 }
                 true
             }
-            Op::Start if !self.handed_back && may_start(self.lane, self.cons) => {
+            // Also when it is closed: the sender may have looked before that.
+            Op::Start if may_start(self.lane, self.cons) => {
                 self.lane = Snapshot::Ring {
                     border: self.write_seq,
                 };
@@ -173,7 +179,11 @@ impl World {
                 self.received = self.received.wrapping_add(1);
                 true
             }
-            Op::HandBack if !self.handed_back => self.hand_back(),
+            Op::Close if !self.closed => {
+                self.closed = true;
+                true
+            }
+            Op::HandBack if self.closed && !self.handed_back => self.hand_back(),
             Op::Read(max) => self.read(self.seen(), max),
             Op::BaseRead if self.handed_back && self.copied != self.received => {
                 self.take_tcp();
@@ -183,13 +193,13 @@ impl World {
         }
     }
 
-    /// All of it in one step: it happens under the send lock, the receive lock and the socket's.
+    /// All of it in one step: it happens under the receive lock and the socket's.
     fn hand_back(&mut self) -> bool {
-        self.step(Op::Leave);
-        let Some((bytes, border)) = self.seen().unread(self.cons) else {
-            // As after a missing byte, which the start of a real lane rules out: nothing is handed back.
+        let (bytes, border) = self.seen().unread(self.cons).expect("few bytes");
+        // Those before the border have arrived before the ring of a real lane begins.
+        if bytes > 0 && before(self.received, border) {
             return false;
-        };
+        }
         let unread = self.ring[self.cons as usize..][..bytes as usize].to_vec();
         let at = border.wrapping_sub(self.base) as usize;
         self.tcp.splice(at..at, unread);

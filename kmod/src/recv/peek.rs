@@ -53,7 +53,8 @@ impl Recv<'_> {
 
     /// As `target`, but no more than the ring can hold beyond what is there already.
     fn peek_target(&self, there: u64) -> u64 {
-        let leaving = matches!(self.lane.handoff.snapshot(), Snapshot::Leaving { .. });
+        let leaving = matches!(self.lane.handoff.snapshot(), Snapshot::Leaving { .. })
+            || self.lane.cursors.prod().rx_closed;
         let full = !self.link.may_grow(self.lane)
             && self.lane.ring().is_some_and(|r| there >= r.capacity());
         if full || leaving {
@@ -105,6 +106,7 @@ impl Recv<'_> {
             return 0;
         }
         let To::Msg(msg) = self.to else { return 0 };
+        self.reset_control(msg);
         // SAFETY: as in `take_tcp`; receive lock held, so nobody else peeks.
         let got = unsafe { ffi::ts_base_peek_nowait(self.sk, msg, want, self.flags, offset) };
         self.copied = self.copied.wrapping_add(usize::try_from(got).unwrap_or(0));

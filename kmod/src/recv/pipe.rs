@@ -9,6 +9,7 @@ use crate::pair::Link;
 use crate::ring::Ring;
 use crate::stats::Counter;
 use core::ffi::{c_int, c_ulong};
+use core::sync::atomic::Ordering;
 
 /// splice_read() of a paired socket. Process context, the pipe's lock held.
 #[unsafe(no_mangle)]
@@ -34,6 +35,7 @@ extern "C" fn tcp_splice_pipe(
         disconnects,
         copied: 0,
         from_ring: 0,
+        control: None,
     }
     .run()
 }
@@ -41,6 +43,7 @@ extern "C" fn tcp_splice_pipe(
 impl Recv<'_> {
     /// Some of `want` ring bytes from position `pos` into the pipe.
     pub(super) fn to_pipe(
+        &self,
         pipe: *mut Pipe,
         ring: &Ring,
         pos: u64,
@@ -48,7 +51,7 @@ impl Recv<'_> {
     ) -> Result<usize, Stop> {
         let (from, len) = ring.published(pos, want).ok_or(Stop::Done)?;
         // SAFETY: no requirements.
-        let lend = unsafe { ffi::ts_pipe_lends(len) };
+        let lend = self.lane.lends.load(Ordering::Relaxed) && unsafe { ffi::ts_pipe_lends(len) };
         // SAFETY: receive lock held and these bytes published, so nobody writes to them before they are given back; lent ones not even
         // then, before the pipe is through with them (`Ring::chunk_or_alloc`). The pipe is the caller's, its lock held.
         let got = unsafe { ffi::ts_pipe_add(pipe, from.as_ptr(), len, lend) };

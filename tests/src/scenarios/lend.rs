@@ -18,6 +18,8 @@ pub const ALL: &[Scenario] = &[
     Scenario::each("pages_stay_as_they_were", pages_stay_as_they_were),
     Scenario::each("pages_outlive_the_connection", pages_outlive_the_connection),
     Scenario::each("pages_go_to_two_pipes", pages_go_to_two_pipes),
+    Scenario::each("pages_come_back", pages_come_back),
+    Scenario::each("lending_has_an_end", lending_has_an_end),
     Scenario::each("few_bytes_are_copied", few_bytes_are_copied),
     Scenario::each("full_pipe", full_pipe),
     Scenario::each("closed_pipe", closed_pipe),
@@ -97,6 +99,60 @@ fn pages_go_to_two_pipes(env: &Env) -> Result<Claim> {
     PATTERN.read(&conn.server, 0, LENGTH)?;
     PATTERN.read_to_end(File::from(second), 0, LENGTH)?;
     Ok(Claim::ring(2 * LENGTH))
+}
+
+/// A pipe that is read gives its pages back: the connection needs no more memory than it has.
+fn pages_come_back(env: &Env) -> Result<Claim> {
+    const ROUNDS: usize = 50;
+    let conn = env.conn()?;
+    in_a_pipe(&conn, LENGTH)?;
+    let before = env.counters()?;
+    for _ in 0..ROUNDS {
+        let out = in_a_pipe(&conn, LENGTH)?;
+        PATTERN.read_to_end(File::from(out), 0, LENGTH)?;
+    }
+    if env.spliced() {
+        let delta = env.since(&before)?;
+        ensure!(
+            delta.get("ring_kbytes_alive")? <= 128,
+            "memory grew: {:?}",
+            delta.moved()
+        );
+        let lent = delta.get("lent_bytes")?;
+        ensure!(
+            lent > (ROUNDS * LENGTH / 2) as u64,
+            "only {lent} bytes were lent"
+        );
+    }
+    Ok(Claim::ring((ROUNDS + 1) * LENGTH))
+}
+
+/// Pipes that nobody reads hold on to 1 MiB and what stands in the ring; beyond that they get copies. All bytes are right at the end.
+fn lending_has_an_end(env: &Env) -> Result<Claim> {
+    const PIPES: usize = 60;
+    let conn = env.conn()?;
+    let before = env.counters()?;
+    let full: Vec<OwnedFd> = (0..PIPES)
+        .map(|_| in_a_pipe(&conn, LENGTH))
+        .collect::<Result<_>>()?;
+    if env.spliced() {
+        let delta = env.since(&before)?;
+        let (lent, alive) = (delta.get("lent_bytes")?, delta.get("ring_kbytes_alive")?);
+        ensure!(lent > 500_000 && lent < 2_000_000, "{lent} bytes were lent");
+        ensure!(alive < 2048, "rings hold {alive} KiB");
+    }
+    for out in full {
+        PATTERN.read_to_end(File::from(out), 0, LENGTH)?;
+    }
+    let again = env.counters()?;
+    for _ in 0..4 {
+        PATTERN.read_to_end(File::from(in_a_pipe(&conn, LENGTH)?), 0, LENGTH)?;
+    }
+    ensure!(
+        !env.spliced() || lent(env, &again)? > 0,
+        "nothing is lent any more"
+    );
+    Ok(Claim::ring((PIPES + 4) * LENGTH))
 }
 
 /// A few bytes should not keep a whole chunk from the ring.

@@ -3,6 +3,7 @@
 //! comes out of TCP's queue, in its place.
 
 use std::net::{Shutdown, TcpStream};
+use std::sync::Arc;
 use std::thread;
 use std::time::Instant;
 
@@ -11,11 +12,12 @@ use nix::sys::socket::sockopt::TlsCryptoInfo;
 use nix::sys::socket::{setsockopt, sockopt};
 use tcp_splice_world::pattern::Pattern;
 
+use crate::asleep::Asleep;
 use crate::env::{Claim, Conn, Env, SOON, wait_until};
 use crate::link::Family;
 use crate::scenario::Scenario;
 use crate::scenarios::ready::Watch;
-use crate::sys;
+use crate::sys::{self, Absent};
 
 pub const ALL: &[Scenario] = &[
     Scenario::each("ulp_keeps_unread_bytes", ulp_keeps_unread_bytes),
@@ -24,6 +26,16 @@ pub const ALL: &[Scenario] = &[
     Scenario::each("ulp_of_a_grown_ring", ulp_of_a_grown_ring),
     Scenario::each("ulp_after_the_end", ulp_after_the_end),
     Scenario::each("ulp_that_does_not_exist", ulp_that_does_not_exist),
+    Scenario::each("ulp_wakes_writers", ulp_wakes_writers),
+    Scenario::each(
+        "ulp_while_the_other_end_is_stuck",
+        ulp_while_the_other_end_is_stuck,
+    ),
+    Scenario::each(
+        "ulp_that_fails_keeps_low_water_marks",
+        ulp_that_fails_keeps_low_water_marks,
+    ),
+    Scenario::some("ulp_against_reconnect", ulp_against_reconnect),
     Scenario::some("ulp_under_load", ulp_under_load),
     Scenario::each("tls_records", tls_records),
     Scenario::each("tls_of_others", tls_of_others),
@@ -175,6 +187,143 @@ fn use_tls_patiently(socket: &TcpStream) -> Result<()> {
             Err(error) => bail!("failed to set TCP_ULP under load: {error}"),
         }
     }
+}
+
+/// A sender that sleeps for space in the ring, and a poller, go on over TCP.
+fn ulp_wakes_writers(env: &Env) -> Result<Claim> {
+    const LONG: usize = 8 << 20;
+    let Conn { client, server } = env.conn()?;
+    let mut filled = 0;
+    while let Ok(count) = sys::send(
+        &server,
+        &PATTERN.bytes(filled as u64, PART),
+        libc::MSG_DONTWAIT,
+    ) {
+        filled += count;
+    }
+    let watch = Watch::level(&server, libc::EPOLLOUT)?;
+    watch.expect_nothing()?;
+    let to = client.try_clone()?;
+    let writer = Asleep::start(move || PATTERN.write(to, 0, LONG))?;
+    ensure!(!writer.finished(), "8 MiB went nowhere");
+    use_tls(&client)?;
+    use_tls(&server)?;
+    let from = client.try_clone()?;
+    let reader = thread::spawn(move || PATTERN.read(from, 0, filled));
+    PATTERN.read(&server, 0, LONG)?;
+    writer.join()?;
+    reader.join().expect("reader panicked")?;
+    watch.expect(libc::EPOLLOUT)?;
+    Ok(Claim::ring(PART).tcp(2 * LONG))
+}
+
+/// The other end is in the middle of a send() or this one in the middle of a recv(), whose memory does not come: nobody else waits.
+fn ulp_while_the_other_end_is_stuck(env: &Env) -> Result<Claim> {
+    const PAGE: usize = 4096;
+    let Conn { client, server } = env.conn()?;
+    let memory = Arc::new(Absent::new(PAGE)?);
+    let (theirs, to) = (memory.clone(), client.try_clone()?);
+    PATTERN.write(&client, 0, PART)?;
+    let stuck = Asleep::start(move || theirs.send(&to, 0))?;
+    use_tls(&server)?;
+    PATTERN.read(&server, 0, PART)?;
+    memory.fill(&PATTERN.bytes(PART as u64, PAGE))?;
+    ensure!(stuck.join()? == PAGE, "the stuck send() was cut short");
+    PATTERN.read(&server, PART as u64, PAGE)?;
+
+    let other = env.conn()?;
+    PATTERN.write(&other.client, 0, PART)?;
+    let memory = Arc::new(Absent::new(PAGE)?);
+    let (theirs, from) = (memory.clone(), other.server.try_clone()?);
+    let stuck = Asleep::start(move || theirs.recv(&from, 0))?;
+    let taker = other.server.try_clone()?;
+    let taker = Asleep::start(move || use_tls(&taker))?;
+    let sent = sys::send(
+        &other.client,
+        &PATTERN.bytes(PART as u64, 1000),
+        libc::MSG_DONTWAIT,
+    )?;
+    ensure!(sent == 1000, "a send() gave {sent} of 1000");
+    memory.fill(&[0; PAGE])?;
+    ensure!(stuck.join()? == PAGE, "the stuck recv() was cut short");
+    taker.join()?;
+    PATTERN.read(&other.server, PAGE as u64, PART + 1000 - PAGE)?;
+    Ok(Claim::ring(PART).pairs(2).tcp(2 * PAGE))
+}
+
+/// TCP has bytes on both sides of the ring's. Whether they can be moved or not: nothing is lost, and a reader that waits for more than there
+/// is gets it.
+fn ulp_that_fails_keeps_low_water_marks(env: &Env) -> Result<Claim> {
+    const STAMPED: usize = 500;
+    let listener = env.link.listen()?;
+    let client = env.link.connect(&listener)?;
+    client.set_nodelay(true)?;
+    PATTERN.write(&client, 0, 100)?;
+    let (server, _) = listener.accept()?;
+    wait_until("bytes to arrive", || {
+        Ok(sys::readable_bytes(&server)? == 100)
+    })?;
+    PATTERN.write(&client, 100, PART)?;
+    sys::send_with_timestamp(&client, &PATTERN.bytes(100 + PART as u64, STAMPED))?;
+    let there = 100 + PART + STAMPED;
+    wait_until("bytes to arrive", || {
+        Ok(sys::readable_bytes(&server)? == there)
+    })?;
+    sys::set_option(
+        &server,
+        libc::SOL_SOCKET,
+        libc::SO_RCVLOWAT,
+        there as i32 + 50,
+    )?;
+    let from = server.try_clone()?;
+    let reader = Asleep::start(move || {
+        let mut buffer = vec![0; there + 1000];
+        let count = sys::recv(&from, &mut buffer, 0)?;
+        PATTERN.check(0, &buffer[..count])?;
+        anyhow::Ok(count)
+    })?;
+    let taken = setsockopt(&server, sockopt::TcpUlp::default(), b"tls");
+    ensure!(
+        matches!(taken, Ok(()) | Err(nix::Error::EBUSY)),
+        "TCP_ULP gave {taken:?}"
+    );
+    // As much as TCP wakes a reader for, if there were nothing else.
+    let more = there + 1000;
+    PATTERN.write(&client, there as u64, more)?;
+    let got = reader.join()?;
+    ensure!(got >= there, "recv() gave {got} of {there}");
+    sys::set_option(&server, libc::SOL_SOCKET, libc::SO_RCVLOWAT, 1)?;
+    if taken.is_err() {
+        use_tls_patiently(&server)?;
+    }
+    drop(client);
+    PATTERN.read_to_end(&server, got as u64, there + more - got)?;
+    Ok(Claim::ring(PART).tcp(more + 1000))
+}
+
+/// One thread takes the socket over while another one gives it a new connection: bytes of the old one never show in the new one.
+fn ulp_against_reconnect(env: &Env) -> Result<Claim> {
+    const ROUNDS: u64 = 150;
+    let listener = env.link.listen()?;
+    let target = env.link.address(&listener)?;
+    for round in 0..ROUNDS {
+        let old = env.conn_from(&listener)?;
+        PATTERN.write(&old.server, 1_000_000, PART)?;
+        let socket = old.client.try_clone()?;
+        let taker = thread::spawn(move || {
+            thread::sleep(std::time::Duration::from_micros(round % 30 * 10));
+            let _ = setsockopt(&socket, sockopt::TcpUlp::default(), b"no such");
+        });
+        sys::disconnect(&old.client)?;
+        socket2::SockRef::from(&old.client).connect(&target.into())?;
+        let (server, _) = listener.accept()?;
+        PATTERN.write(&server, 0, 2000)?;
+        taker.join().expect("taker panicked");
+        PATTERN.write(&server, 2000, 2000)?;
+        drop(server);
+        PATTERN.read_to_end(&old.client, 0, 4000)?;
+    }
+    Ok(Claim::ring(PART).pairs(ROUNDS).tcp(usize::MAX / 2))
 }
 
 /// Threads read and write at both ends while both become kTLS sockets.
