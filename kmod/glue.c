@@ -20,7 +20,10 @@ static_assert(TS_MSG_ERRQUEUE == MSG_ERRQUEUE);
 
 /* ---- what send and receive see of their own socket ---- */
 
-/* The other end's reader is somebody else now (ts_is_taken()), or wants to filter packets, or to know when they came. */
+/*
+ * The other end's reader is somebody else now (ts_is_taken()), or wants to filter packets, or to know when they came. Or it has shut
+ * down both ways: TCP answers what it is still sent with a reset (tcp_rcv_state_process()).
+ */
 static bool ts_peer_wants_packets(struct sock *const *slot)
 {
 	const struct sock *sk;
@@ -29,11 +32,15 @@ static bool ts_peer_wants_packets(struct sock *const *slot)
 	rcu_read_lock();
 	sk = READ_ONCE(*slot);
 	wants = sk && (ts_is_taken(sk) || rcu_access_pointer(sk->sk_filter) || sock_flag(sk, SOCK_RCVTSTAMP) ||
+		       READ_ONCE(sk->sk_shutdown) == SHUTDOWN_MASK ||
 		       (READ_ONCE(sk->sk_tsflags) & (SOF_TIMESTAMPING_SOFTWARE | SOF_TIMESTAMPING_RX_SOFTWARE |
 						     SOF_TIMESTAMPING_RAW_HARDWARE | SOF_TIMESTAMPING_RX_HARDWARE)));
 	rcu_read_unlock();
 	return wants;
 }
+
+/* OPT_ID counts the bytes of the stream as TCP numbers them: none may pass it by. */
+#define TS_TX_STAMPS (SOF_TIMESTAMPING_TX_RECORD_MASK | SOF_TIMESTAMPING_OPT_ID)
 
 u64 ts_tx_view(const struct sock *sk, struct sock *const *peer)
 {
@@ -45,7 +52,7 @@ u64 ts_tx_view(const struct sock *sk, struct sock *const *peer)
 		flags |= TS_TX_SHUT;
 	if (unlikely((1 << inet_sk_state_load(sk)) & ~(TCPF_ESTABLISHED | TCPF_CLOSE_WAIT)))
 		flags |= TS_TX_STATE;
-	if (unlikely((READ_ONCE(sk->sk_tsflags) & SOF_TIMESTAMPING_TX_RECORD_MASK) || sk->sk_bpf_cb_flags ||
+	if (unlikely((READ_ONCE(sk->sk_tsflags) & TS_TX_STAMPS) || sk->sk_bpf_cb_flags ||
 		     tcp_sk(sk)->repair || sk->sk_allocation != GFP_KERNEL || ts_peer_wants_packets(peer)))
 		flags |= TS_TX_TCP_ONLY;
 	if (unlikely(READ_ONCE(sk->sk_write_pending)))

@@ -187,25 +187,43 @@ int ts_setsockopt(struct sock *sk, int level, int optname, sockptr_t optval, uns
 
 /* ---- getsockopt ---- */
 
-/* Ring bytes have no pages to map: as tcp_zerocopy_receive() does for a few bytes, tell the caller to use recv(). */
-static int ts_zerocopy_receive_none(char __user *optval, int __user *optlen, u32 bytes)
+/*
+ * TCP_ZEROCOPY_RECEIVE of a paired socket: as tcp_zerocopy_receive() does for a few bytes, it tells the caller to use recv(). Ring bytes
+ * have no pages to map, and base would give TCP's without asking whether unread ring bytes come before them.
+ */
+static int ts_zerocopy_receive(struct sock *sk, unsigned long link, char __user *optval, int __user *optlen)
 {
 	struct tcp_zerocopy_receive zc = {};
-	int len;
+	int len, err, inq;
 
 	if (get_user(len, optlen))
 		return -EFAULT;
 	if (len < 0 || len < offsetofend(struct tcp_zerocopy_receive, length))
 		return -EINVAL;
-	len = min_t(int, len, sizeof(zc));
+	if (len > sizeof(zc)) {
+		err = check_zeroed_user(optval + sizeof(zc), len - sizeof(zc));
+		if (err < 1)
+			return err ?: -EINVAL;
+		len = sizeof(zc);
+	}
 	if (copy_from_user(&zc, optval, len))
 		return -EFAULT;
+	if (zc.reserved || zc.address & ~PAGE_MASK || zc.address != (unsigned long)zc.address)
+		return -EINVAL;
+	/* The end before the bytes: those that came before it are seen. */
+	err = sock_flag(sk, SOCK_DONE) ? -EIO : 0;
+	smp_rmb();
+	inq = tcp_splice_inq(link, sk);
+	if (err && !inq)
+		return err;
 	zc.length = 0;
-	zc.recv_skip_hint = bytes;
-	zc.inq = bytes;
+	zc.recv_skip_hint = inq;
+	zc.inq = inq;
 	zc.copybuf_len = 0;
-	zc.err = 0;
 	zc.msg_controllen = 0;
+	zc.msg_flags = 0;
+	if (len >= offsetofend(struct tcp_zerocopy_receive, err))
+		zc.err = sock_error(sk);
 	return put_user(len, optlen) || copy_to_user(optval, &zc, len) ? -EFAULT : 0;
 }
 
@@ -246,11 +264,7 @@ int ts_getsockopt(struct sock *sk, int level, int optname, char __user *optval, 
 		return put_user(0, optlen) ? -EFAULT : 0;
 	if (link && optname == TCP_INFO)
 		return ts_get_info(sk, link, optval, optlen);
-	if (link && optname == TCP_ZEROCOPY_RECEIVE) {
-		u32 bytes = tcp_splice_ring_readable(link, sk);
-
-		if (bytes)
-			return ts_zerocopy_receive_none(optval, optlen, bytes);
-	}
+	if (link && optname == TCP_ZEROCOPY_RECEIVE)
+		return ts_zerocopy_receive(sk, link, optval, optlen);
 	return tcp_prot.getsockopt(sk, level, optname, optval, optlen);
 }

@@ -314,9 +314,6 @@ static void __init ts_init_ops(struct proto_ops *ops, const struct proto_ops *ba
 	ops->sendmsg_locked = NULL;
 	ops->poll = ts_poll;
 	ops->set_rcvlowat = ts_set_rcvlowat;
-#ifdef CONFIG_MMU
-	ops->mmap = sock_no_mmap;
-#endif
 }
 
 static void __init ts_init_prot(struct proto *prot, const struct proto *base)
