@@ -31,6 +31,8 @@ struct ts_pair {
 	struct {
 		struct mutex lock;
 	} ____cacheline_aligned_in_smp lane[4];
+	struct list_head node;	/* in its bucket (pairs.c) */
+	u64 serial;
 	u8 body[TS_PAIR_BYTES] __aligned(64);
 };
 
@@ -40,6 +42,18 @@ struct ts_pair {
 extern const struct tcp_ulp_ops ts_ulp;
 
 /* proto.c */
+
+/* What a socket that nobody took over calls. None of it needs the socket's lock, but for destruct. */
+struct ts_callbacks {
+	void (*data_ready)(struct sock *sk);
+	void (*write_space)(struct sock *sk);
+	void (*state_change)(struct sock *sk);
+	void (*error_report)(struct sock *sk);
+	void (*destruct[2])(struct sock *sk);
+};
+
+extern struct ts_callbacks ts_default;
+
 bool ts_proto_is_base(const struct sock *sk);
 bool ts_callbacks_are_default(const struct sock *sk);
 bool ts_slots_are_free(const struct sock *sk);

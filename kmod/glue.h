@@ -85,6 +85,7 @@ u32 ts_disconnects(const struct sock *sk);
 struct ts_endpoint_body *ts_endpoint_alloc(void);
 struct ts_pair_body *ts_pair_alloc(void);
 void ts_pair_free(struct ts_pair_body *pair);
+void ts_pair_list(struct ts_pair_body *pair);
 void *ts_ring_alloc(size_t bytes);
 void ts_ring_free(void *ring);
 void *ts_chunk_alloc(size_t bytes);
@@ -178,7 +179,7 @@ int ts_intr_errno(long timeout);
 void ts_set_nospace(struct sock *sk);
 int ts_stream_error(struct sock *sk, int flags, int err);
 void ts_wake_writers(struct sock *sk);
-void ts_notify_readable(struct sock *const *slot);
+bool ts_notify_readable(struct sock *const *slot);
 void ts_notify_writeable(struct sock *const *slot);
 u64 ts_tcp_would_hold(struct sock *const *from, struct sock *const *to);
 long ts_stall_jiffies(void);
@@ -195,6 +196,8 @@ bool ts_must_stop_spinning(void);
 void ts_stat_add(unsigned int counter, u64 value);
 u64 ts_stat_sum(unsigned int counter);
 void ts_seq_line(struct seq_file *seq, const char *name, size_t name_len, u64 value);
+void ts_seq_word(struct seq_file *seq, const char *word, size_t len);
+void ts_seq_number(struct seq_file *seq, u64 value);
 u32 ts_ring_kbytes(void);
 void ts_bug(void) __noreturn;
 
@@ -209,9 +212,9 @@ void ts_bug(void) __noreturn;
 #define TS_POLL_READABLE	(1U << 0)
 #define TS_POLL_WRITEABLE	(1U << 1)
 
-#define TS_COUNTERS		48	/* room for every counter of src/stats.rs, which checks it */
+#define TS_COUNTERS		64	/* room for every counter of src/stats.rs, which checks it */
 #define TS_ENDPOINT_BYTES	64	/* room for struct Endpoint of src/endpoint.rs, which checks it */
-#define TS_PAIR_BYTES		704	/* room for struct Pair of src/pair.rs, which checks it */
+#define TS_PAIR_BYTES		832	/* room for struct Pair of src/pair.rs, which checks it */
 
 int tcp_splice_init(void);
 void tcp_splice_exit(void);
@@ -239,11 +242,15 @@ void tcp_splice_release(struct ts_endpoint_body *ep);
 void tcp_splice_endpoint_free(struct ts_endpoint_body *ep);
 int tcp_splice_ring_kbytes(u32 request, u32 *kbytes);
 void tcp_splice_show(struct seq_file *seq);
+struct sock *const *tcp_splice_slot(const struct ts_pair_body *pair, unsigned int side);
+void tcp_splice_show_lane(struct seq_file *seq, const char *end, size_t end_len, const struct ts_pair_body *pair, unsigned int side);
 
 /* ---- among the C files ---- */
 
 extern const struct kernel_param_ops ts_ring_kbytes_ops;
 int ts_proto_init(void);
+int ts_pairs_init(void);
+void ts_pairs_exit(void);
 int ts_memory_init(void);
 void ts_memory_exit(void);
 

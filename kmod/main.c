@@ -52,16 +52,10 @@ u32 ts_ring_kbytes(void)
 /* ---- memory ---- */
 
 static struct kmem_cache *ts_endpoints __ro_after_init;
-static struct kmem_cache *ts_pairs __ro_after_init;
 
 static struct ts_endpoint *ts_endpoint_of(const struct ts_endpoint_body *body)
 {
 	return container_of((u8 (*)[TS_ENDPOINT_BYTES])body, struct ts_endpoint, body);
-}
-
-static struct ts_pair *ts_pair_of(const struct ts_pair_body *body)
-{
-	return container_of((u8 (*)[TS_PAIR_BYTES])body, struct ts_pair, body);
 }
 
 struct ts_endpoint_body *ts_endpoint_alloc(void)
@@ -131,43 +125,6 @@ void ts_endpoint_set_link(struct ts_endpoint_body *body, unsigned long link)
 	smp_store_release(&ts_endpoint_of(body)->link, link);
 }
 
-struct ts_pair_body *ts_pair_alloc(void)
-{
-	static struct lock_class_key send_key, receive_key;
-	struct ts_pair *pair = kmem_cache_zalloc(ts_pairs, GFP_ATOMIC | __GFP_NOWARN);
-	int i;
-
-	if (!pair)
-		return NULL;
-	for (i = 0; i < ARRAY_SIZE(pair->lane); i++) {
-		if (i < 2)
-			mutex_init_with_key(&pair->lane[i].lock, &send_key);
-		else
-			mutex_init_with_key(&pair->lane[i].lock, &receive_key);
-	}
-	return (struct ts_pair_body *)pair->body;
-}
-
-void ts_pair_free(struct ts_pair_body *body)
-{
-	kmem_cache_free(ts_pairs, ts_pair_of(body));
-}
-
-void ts_lane_lock(struct ts_pair_body *pair, unsigned int which)
-{
-	mutex_lock(&ts_pair_of(pair)->lane[which & 3].lock);
-}
-
-void ts_lane_unlock(struct ts_pair_body *pair, unsigned int which)
-{
-	mutex_unlock(&ts_pair_of(pair)->lane[which & 3].lock);
-}
-
-bool ts_lane_is_locked(struct ts_pair_body *pair, unsigned int which)
-{
-	return mutex_is_locked(&ts_pair_of(pair)->lane[which & 3].lock);
-}
-
 /* Ring memory is the sender's: charged to its memory cgroup, and without it the connection simply stays TCP. */
 #define TS_GFP_RING (GFP_KERNEL_ACCOUNT | __GFP_NOWARN | __GFP_NORETRY)
 
@@ -208,17 +165,13 @@ int __init ts_memory_init(void)
 {
 	ts_ring_pages_max = totalram_pages() / 8;
 	ts_endpoints = kmem_cache_create("tcp_splice_endpoint", sizeof(struct ts_endpoint), 0, SLAB_HWCACHE_ALIGN, NULL);
-	ts_pairs = kmem_cache_create("tcp_splice_pair", sizeof(struct ts_pair), __alignof__(struct ts_pair),
-				     SLAB_HWCACHE_ALIGN, NULL);
-	if (ts_endpoints && ts_pairs)
-		return 0;
-	ts_memory_exit();
-	return -ENOMEM;
+	if (!ts_endpoints)
+		return -ENOMEM;
+	return 0;
 }
 
 void ts_memory_exit(void)
 {
-	kmem_cache_destroy(ts_pairs);
 	kmem_cache_destroy(ts_endpoints);
 }
 
@@ -250,6 +203,16 @@ u64 ts_stat_sum(unsigned int counter)
 void ts_seq_line(struct seq_file *seq, const char *name, size_t name_len, u64 value)
 {
 	seq_printf(seq, "%.*s %llu\n", (int)name_len, name, value);
+}
+
+void ts_seq_word(struct seq_file *seq, const char *word, size_t len)
+{
+	seq_printf(seq, "%.*s", (int)len, word);
+}
+
+void ts_seq_number(struct seq_file *seq, u64 value)
+{
+	seq_printf(seq, "%llu", value);
 }
 
 static int ts_stat_show(struct seq_file *seq, void *unused)
@@ -304,12 +267,15 @@ static int __init ts_init(void)
 
 	if (err)
 		return err;
+	err = ts_pairs_init();
+	if (err)
+		goto free_memory;
 	err = ts_proto_init();
 	if (err)
-		goto free_memory;
+		goto exit_pairs;
 	err = tcp_splice_init();
 	if (err)
-		goto free_memory;
+		goto exit_pairs;
 	if (!proc_create_single("tcp_splice_stat", 0444, init_net.proc_net, ts_stat_show)) {
 		err = -ENOMEM;
 		goto exit_rust;
@@ -326,6 +292,8 @@ remove_proc:
 	remove_proc_entry("tcp_splice_stat", init_net.proc_net);
 exit_rust:
 	tcp_splice_exit();
+exit_pairs:
+	ts_pairs_exit();
 free_memory:
 	ts_memory_exit();
 	return err;
@@ -343,6 +311,7 @@ static void __exit ts_exit(void)
 	rcu_barrier();
 	synchronize_rcu_tasks();
 	tcp_splice_exit();
+	ts_pairs_exit();
 	ts_memory_exit();
 	pr_info("unloaded\n");
 }

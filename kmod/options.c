@@ -182,7 +182,9 @@ int ts_setsockopt(struct sock *sk, int level, int optname, sockptr_t optval, uns
 		return ts_set_addrform(sk, optval, optlen);
 	if (optname == TCP_ULP)
 		return ts_set_ulp(sk, optval, optlen);
-	return tcp_prot.setsockopt(sk, level, optname, optval, optlen);
+	err = tcp_prot.setsockopt(sk, level, optname, optval, optlen);
+	/* Another thread may have connected the socket anew in between, and it may have been paired: not any more, with this option. */
+	return err ?: ts_hand_back(sk);
 }
 
 /* ---- getsockopt ---- */

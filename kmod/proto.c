@@ -23,13 +23,7 @@
 
 static struct proto ts_prots[2] __ro_after_init;		/* IPv4, IPv6 */
 static struct proto_ops ts_ops[2] __ro_after_init;
-static struct {
-	void (*data_ready)(struct sock *sk);
-	void (*write_space)(struct sock *sk);
-	void (*state_change)(struct sock *sk);
-	void (*error_report)(struct sock *sk);
-	void (*destruct[2])(struct sock *sk);
-} ts_default __ro_after_init;
+struct ts_callbacks ts_default __ro_after_init;
 
 #if IS_ENABLED(CONFIG_IPV6)
 #define TS_PROT6	(&tcpv6_prot)

@@ -21,7 +21,7 @@ bool ts_queue_add(struct ts_queue *queue, const void *from, size_t len)
 	struct sk_buff *skb;
 	int err;
 
-	skb = alloc_skb_with_frags(0, len, PAGE_ALLOC_COSTLY_ORDER, &err, GFP_KERNEL);
+	skb = alloc_skb_with_frags(0, len, PAGE_ALLOC_COSTLY_ORDER, &err, GFP_KERNEL | __GFP_NORETRY | __GFP_NOWARN);
 	if (!skb)
 		return false;
 	skb->data_len = len;
@@ -47,7 +47,46 @@ void ts_queue_free(struct ts_queue *queue)
 	*queue = (struct ts_queue) {};
 }
 
-/* The first segment at or behind @border; an error if one lies on both sides of it. */
+/*
+ * A segment that lies on both sides of @border becomes two: TCP joins neighbours, also a FIN with the bytes before it. Returns the second
+ * one, or an error. As tcp_fragment(), in a receive queue.
+ */
+static struct sk_buff *ts_split(struct sock *sk, struct sk_buff *skb, u32 border)
+{
+	u32 len = border - TCP_SKB_CB(skb)->seq, moved = skb->len - len;
+	struct sk_buff *behind;
+
+	/* Frag lists come from devices that merge packets; such a segment is read first. */
+	if (skb_has_frag_list(skb))
+		return ERR_PTR(-EBUSY);
+	/* Its size stays what is charged: pskb_expand_head() leaves that of an owned segment alone. */
+	if (skb_unclone(skb, GFP_KERNEL))
+		return ERR_PTR(-ENOMEM);
+	behind = alloc_skb(skb_headlen(skb), GFP_KERNEL);
+	if (!behind)
+		return ERR_PTR(-ENOMEM);
+	if (!sk_rmem_schedule(sk, behind, behind->truesize)) {
+		kfree_skb(behind);
+		return ERR_PTR(-ENOMEM);
+	}
+	/* The charge moves with the bytes; what is new was scheduled above. */
+	atomic_sub(moved, &sk->sk_rmem_alloc);
+	sk_mem_uncharge(sk, moved);
+	skb->truesize -= moved;
+	behind->truesize += moved;
+	memcpy(behind->cb, skb->cb, sizeof(skb->cb));
+	behind->ip_summed = CHECKSUM_UNNECESSARY;
+	TCP_SKB_CB(behind)->seq = border;
+	TCP_SKB_CB(skb)->end_seq = border;
+	TCP_SKB_CB(skb)->tcp_flags &= ~(TCPHDR_FIN | TCPHDR_PSH);
+	if (moved)
+		skb_split(skb, behind, len);
+	skb_set_owner_r(behind, sk);
+	__skb_queue_after(&sk->sk_receive_queue, skb, behind);
+	return behind;
+}
+
+/* The first segment at or behind @border, or an error. */
 static struct sk_buff *ts_first_behind(struct sock *sk, u32 border)
 {
 	struct sk_buff *skb;
@@ -56,7 +95,7 @@ static struct sk_buff *ts_first_behind(struct sock *sk, u32 border)
 		if (!before(TCP_SKB_CB(skb)->seq, border))
 			return skb;
 		if (after(TCP_SKB_CB(skb)->end_seq, border))
-			return ERR_PTR(-EBUSY);
+			return ts_split(sk, skb, border);
 	}
 	return NULL;
 }
@@ -80,6 +119,7 @@ static void ts_insert(struct sock *sk, struct ts_queue *queue, u32 bytes, u32 bo
 	struct tcp_sock *tp = tcp_sk(sk);
 	u32 seq = border - bytes;
 	struct sk_buff *skb;
+	int truesize = 0;
 
 	skb_queue_walk(list, skb) {
 		if (skb == behind)
@@ -91,6 +131,7 @@ static void ts_insert(struct sock *sk, struct ts_queue *queue, u32 bytes, u32 bo
 		queue->first = skb->next;
 		TCP_SKB_CB(skb)->seq = seq;
 		seq += skb->len;
+		truesize += skb->truesize;
 		TCP_SKB_CB(skb)->end_seq = seq;
 		if (behind)
 			__skb_queue_before(list, behind, skb);
@@ -98,14 +139,17 @@ static void ts_insert(struct sock *sk, struct ts_queue *queue, u32 bytes, u32 bo
 			__skb_queue_tail(list, skb);
 	}
 	queue->last = NULL;
+	/* TCP has announced its window already and counts on SO_RCVBUF to hold what comes: what is put there comes on top. */
+	if (!(sk->sk_userlocks & SOCK_RCVBUF_LOCK))
+		WRITE_ONCE(sk->sk_rcvbuf, sk->sk_rcvbuf + truesize);
 	tp->rcvq_space.seq -= bytes;
 	WRITE_ONCE(tp->copied_seq, tp->copied_seq - bytes);
 }
 
 /*
  * Gives @bytes bytes of @queue a place before @border, and TCP_INFO what went through the rings. Takes the socket's lock. -ESTALE: the
- * connection that @disconnects is of has ended; -EBUSY: a segment lies on both sides of the border (TCP joins neighbours), or urgent
- * data counts; -ENOMEM. Nothing has changed then, and the queue is empty.
+ * connection that @disconnects is of has ended; -EBUSY: urgent data counts, or a segment that cannot be split lies on both sides of the
+ * border; -ENOMEM. Nothing has changed then, and the queue is empty.
  */
 int ts_queue_insert(struct sock *sk, struct ts_queue *queue, u32 disconnects, u32 bytes, u32 border, u64 sent, u64 received)
 {
@@ -117,13 +161,14 @@ int ts_queue_insert(struct sock *sk, struct ts_queue *queue, u32 disconnects, u3
 	if (sk->sk_disconnects != disconnects) {
 		err = -ESTALE;
 	} else if (bytes) {
-		behind = ts_first_behind(sk, border);
-		if (IS_ERR(behind))
-			err = PTR_ERR(behind);
-		else if (tp->urg_data || before(tp->rcv_nxt, border) || after(tp->copied_seq, border))
+		if (tp->urg_data || before(tp->rcv_nxt, border) || after(tp->copied_seq, border))
 			err = -EBUSY;
 		else if (!ts_queue_charge(sk, queue))
 			err = -ENOMEM;
+		else
+			behind = ts_first_behind(sk, border);
+		if (IS_ERR(behind))
+			err = PTR_ERR(behind);
 	}
 	if (!err) {
 		if (bytes)

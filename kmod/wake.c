@@ -87,9 +87,11 @@ void ts_wake_writers(struct sock *sk)
  * smp_mb__after_atomic() is a compiler barrier, and this is the full barrier elsewhere. Pairs with set_current_state() in
  * prepare_to_wait() and with the one in sock_poll_wait().
  */
-void ts_notify_readable(struct sock *const *slot)
+bool ts_notify_readable(struct sock *const *slot)
 {
+	void (*data_ready)(struct sock *sk);
 	struct socket_wq *wq;
+	bool woke = false;
 	struct sock *sk;
 
 	smp_mb__after_atomic();
@@ -98,25 +100,33 @@ void ts_notify_readable(struct sock *const *slot)
 	if (likely(sk)) {
 		wq = rcu_dereference(sk->sk_wq);
 		/* A foreign callback would want the socket's lock; its owner reads TCP only, and the next send() sees it. */
-		if (wq && (waitqueue_active(&wq->wait) || wq->fasync_list) && !ts_is_taken(sk))
-			READ_ONCE(sk->sk_data_ready)(sk);
+		data_ready = READ_ONCE(sk->sk_data_ready);
+		woke = wq && (waitqueue_active(&wq->wait) || wq->fasync_list) && data_ready == ts_default.data_ready;
+		if (woke)
+			data_ready(sk);
 	}
 	rcu_read_unlock();
+	return woke;
 }
 
 void ts_notify_writeable(struct sock *const *slot)
 {
-	struct sock *sk;
-
+	void (*write_space)(struct sock *sk);
 	struct socket_wq *wq;
+	struct sock *sk;
+	bool called;
 
 	rcu_read_lock();
 	sk = READ_ONCE(*slot);
 	if (sk) {
-		READ_ONCE(sk->sk_write_space)(sk);
+		/* As above. */
+		write_space = READ_ONCE(sk->sk_write_space);
+		called = write_space == ts_default.write_space;
+		if (likely(called))
+			write_space(sk);
 		/* That one does nothing while TCP's own buffer is full, or a turn is taken; senders into the ring sleep here too. */
 		wq = rcu_dereference(sk->sk_wq);
-		if (unlikely(!__sk_stream_is_writeable(sk, 1)) && skwq_has_sleeper(wq))
+		if (unlikely(!called || !__sk_stream_is_writeable(sk, 1)) && skwq_has_sleeper(wq))
 			wake_up_interruptible_poll(&wq->wait, EPOLLOUT | EPOLLWRNORM | EPOLLWRBAND);
 	}
 	rcu_read_unlock();

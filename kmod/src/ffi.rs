@@ -102,11 +102,11 @@ pub(crate) const MSG_WAITALL: c_int = 0x100;
 pub(crate) const MSG_ERRQUEUE: c_int = 0x2000;
 
 #[allow(dead_code)] // compared at compile time
-pub(crate) const COUNTERS: usize = 48;
+pub(crate) const COUNTERS: usize = 64;
 #[allow(dead_code)] // compared at compile time
 pub(crate) const ENDPOINT_BYTES: usize = 64;
 #[allow(dead_code)] // compared at compile time
-pub(crate) const PAIR_BYTES: usize = 704;
+pub(crate) const PAIR_BYTES: usize = 832;
 
 pub(crate) const EAGAIN: c_int = 11;
 pub(crate) const ENOMEM: c_int = 12;
@@ -132,7 +132,10 @@ unsafe extern "C" {
     pub(crate) fn ts_endpoint_alloc() -> *mut c_void;
     /// Zeroed but for its locks, or null. Any context.
     pub(crate) fn ts_pair_alloc() -> *mut c_void;
+    /// Takes it out of the list of all pairs, if it is there. Any context.
     pub(crate) fn ts_pair_free(pair: *mut c_void);
+    /// Puts it into the list of all pairs. Once; its endpoints are alive. Any context.
+    pub(crate) fn ts_pair_list(pair: *mut c_void);
     /// Zeroed, or null. Sleeps.
     pub(crate) fn ts_ring_alloc(bytes: usize) -> *mut c_void;
     pub(crate) fn ts_ring_free(ring: *mut c_void);
@@ -234,8 +237,9 @@ unsafe extern "C" {
     /// The errno to return; raises SIGPIPE where due.
     pub(crate) fn ts_stream_error(sk: *mut Sock, flags: c_int, err: c_int) -> c_int;
     pub(crate) fn ts_wake_writers(sk: *mut Sock);
-    /// After a publication. The slot is null or holds a socket that lives until a grace period after it was cleared.
-    pub(crate) fn ts_notify_readable(slot: *const AtomicPtr<Sock>);
+    /// After a publication. The slot is null or holds a socket that lives until a grace period after it was cleared. True if somebody
+    /// was woken.
+    pub(crate) fn ts_notify_readable(slot: *const AtomicPtr<Sock>) -> bool;
     pub(crate) fn ts_notify_writeable(slot: *const AtomicPtr<Sock>);
     pub(crate) fn ts_tcp_would_hold(
         from: *const AtomicPtr<Sock>,
@@ -254,6 +258,8 @@ unsafe extern "C" {
     pub(crate) fn ts_stat_add(counter: c_uint, value: u64);
     pub(crate) fn ts_stat_sum(counter: c_uint) -> u64;
     pub(crate) fn ts_seq_line(seq: *mut SeqFile, name: *const c_char, name_len: usize, value: u64);
+    pub(crate) fn ts_seq_word(seq: *mut SeqFile, word: *const c_char, len: usize);
+    pub(crate) fn ts_seq_number(seq: *mut SeqFile, value: u64);
     pub(crate) fn ts_ring_kbytes() -> u32;
     pub(crate) fn ts_bug() -> !;
 }

@@ -7,7 +7,8 @@
 //!
 //! 1. a lane's send lock or its receive lock (mutexes; never two at once);
 //! 2. the socket's own lock (`lock_sock`): to begin using the ring, and inside base calls;
-//! 3. the registry's lock (a bottom-half spinlock): by the kfunc and by teardown, with or without 2.
+//! 3. the registry's lock (a bottom-half spinlock): by the kfunc and by teardown, with or without 2;
+//! 4. a bucket of the list of pairs (the same; never with 3): see `pairs.c`.
 //!
 //! Nobody takes the lock of the other end's socket, and nobody sleeps for data or space with a lane lock held.
 //!
@@ -25,11 +26,12 @@
 //! | `ring` | the ring's memory |
 //! | `send`, `recv`, `poll` | the data path |
 //! | `teardown` | shutdown, close, disconnect, destroy |
-//! | `stats` | counters |
+//! | `stats`, `list` | counters; what is shown of each pair |
 #![no_std]
 #![warn(missing_docs)]
 
 mod ffi;
+mod list;
 mod pair;
 mod pairing;
 mod poll;

@@ -13,13 +13,13 @@
 
 use crate::ffi::{self, Sock};
 use crate::ring::{Lent, Ring};
-use crate::stats::Counter;
+use crate::stats::{self, Counter};
 use core::cell::UnsafeCell;
 use core::ffi::{c_uint, c_ulong, c_void};
 use core::mem::{align_of, size_of};
 use core::ops::{Deref, DerefMut};
 use core::ptr::{self, NonNull};
-use core::sync::atomic::{AtomicBool, AtomicPtr, AtomicU32, Ordering, fence};
+use core::sync::atomic::{AtomicBool, AtomicPtr, AtomicU8, AtomicU32, Ordering, fence};
 use tcp_splice_core::ahead;
 use tcp_splice_core::cursors::Cursors;
 use tcp_splice_core::handoff::{Handoff, Use};
@@ -37,6 +37,60 @@ const WATCHED: u32 = 1;
 const WOKEN: u32 = 2;
 /// An edge-triggered poller has been here. Being woken without a reason, it would report what is true and old as if it were new.
 const EDGES: u32 = 3;
+
+/// Why a lane does not use its ring.
+#[derive(Clone, Copy, PartialEq, Eq)]
+#[repr(u8)]
+pub(crate) enum Reason {
+    /// It uses it, or has not begun to.
+    None,
+    /// A message needed packets: control messages, MSG_ZEROCOPY.
+    Message,
+    /// Urgent data.
+    Urgent,
+    /// One of the sockets needs packets: timestamps, a filter, repair mode, another reader.
+    Packets,
+    /// A sender that had begun before went past the module.
+    Stray,
+    /// The ring could not get memory.
+    Memory,
+    /// A reader slept in TCP's own recv().
+    Reader,
+    /// The other end has closed, or reads no more.
+    Closed,
+    /// One end went back to TCP for good: kTLS, repair mode, MD5, AO, IPV6_ADDRFORM.
+    HandedBack,
+}
+
+impl Reason {
+    /// All of them, in the order of their numbers.
+    pub(crate) const ALL: [Reason; 9] = [
+        Reason::None,
+        Reason::Message,
+        Reason::Urgent,
+        Reason::Packets,
+        Reason::Stray,
+        Reason::Memory,
+        Reason::Reader,
+        Reason::Closed,
+        Reason::HandedBack,
+    ];
+
+    /// The word that the list and the counters use.
+    pub(crate) fn name(self) -> &'static str {
+        match self {
+            Reason::None => "none",
+            Reason::Message => "message",
+            Reason::Urgent => "urgent",
+            Reason::Packets => "packets",
+            Reason::Stray => "stray",
+            Reason::Memory => "memory",
+            Reason::Reader => "reader",
+            Reason::Closed => "closed",
+            Reason::HandedBack => "handed_back",
+        }
+    }
+}
 
 /// What the sender knows; behind the lane's send lock.
 #[repr(align(64))]
@@ -91,6 +145,12 @@ pub(crate) struct Lane {
     watch: AtomicU32,
     /// State of the guess whether to wake it early (`core::ahead`). A hint.
     ahead: AtomicU32,
+    /// Why the ring was left last; written by the sender, under its lock.
+    reason: AtomicU8,
+    /// Publications that woke somebody; written as above.
+    pub(crate) wakes: AtomicU32,
+    /// Times a sender found the ring full; written as above.
+    pub(crate) stalls: AtomicU32,
     tx: UnsafeCell<Tx>,
     rx: UnsafeCell<Rx>,
 }
@@ -133,6 +193,9 @@ impl Lane {
             parked: AtomicBool::new(false),
             watch: AtomicU32::new(0),
             ahead: AtomicU32::new(0),
+            reason: AtomicU8::new(Reason::None as u8),
+            wakes: AtomicU32::new(0),
+            stalls: AtomicU32::new(0),
             tx: UnsafeCell::new(Tx {
                 prod: 0,
                 cons: 0,
@@ -183,13 +246,35 @@ impl Lane {
     }
 
     /// Sender: the lane goes back to TCP, in order.
-    pub(crate) fn leave(&self, tx: &mut Tx) -> bool {
+    pub(crate) fn leave(&self, tx: &mut Tx, reason: Reason) -> bool {
         let in_ring = self.handoff.in_ring();
         if in_ring {
             self.handoff.leave(tx.prod);
-            Counter::RingLeaves.add(1);
+            self.stays_with_tcp(tx, reason);
+            stats::left(reason);
         }
         in_ring
+    }
+
+    /// Sender: notes why the ring is not used.
+    pub(crate) fn stays_with_tcp(&self, _tx: &mut Tx, reason: Reason) {
+        if self.reason() != reason {
+            self.reason.store(reason as u8, Ordering::Relaxed);
+        }
+    }
+
+    /// Why the ring is not used. A hint.
+    pub(crate) fn reason(&self) -> Reason {
+        let number = self.reason.load(Ordering::Relaxed);
+        Reason::ALL
+            .get(usize::from(number))
+            .copied()
+            .unwrap_or(Reason::None)
+    }
+
+    /// Sender: counts one more. Only the holder of the send lock writes it.
+    pub(crate) fn count(&self, _tx: &mut Tx, what: &AtomicU32) {
+        what.store(what.load(Ordering::Relaxed).wrapping_add(1), Ordering::Relaxed);
     }
 
     /// Receiver: a poller has registered and looked, in vain if it is not edge-triggered.
@@ -255,6 +340,34 @@ impl Pair {
             active: AtomicPtr::new(socks.0),
             passive: AtomicPtr::new(socks.1),
             refs: AtomicU32::new(2),
+        }
+    }
+
+    /// The pair behind the pointer that C carries.
+    ///
+    /// # Safety
+    ///
+    /// It is alive for `'a`.
+    pub(crate) unsafe fn at<'a>(pair: *const c_void) -> &'a Pair {
+        // SAFETY: by the caller; C carries no other pointers.
+        unsafe { &*pair.cast::<Pair>() }
+    }
+
+    /// Where the socket of a side stands: 0 the connecting one.
+    pub(crate) fn slot(&self, side: c_uint) -> &AtomicPtr<Sock> {
+        if side == 0 {
+            &self.active
+        } else {
+            &self.passive
+        }
+    }
+
+    /// The lane that a side sends into: 0 the connecting one.
+    pub(crate) fn lane(&self, side: c_uint) -> &Lane {
+        if side == 0 {
+            &self.forward
+        } else {
+            &self.reverse
         }
     }
 
@@ -386,8 +499,8 @@ impl<'a> Link<'a> {
 
     /// The outbound lane goes back to TCP. Base counts TCP's bytes alone when it decides whom to wake, so whoever waits for more than the
     /// ring has (SO_RCVLOWAT, a peek) looks again now.
-    pub(crate) fn leave(self, tx: &mut Tx) {
-        if self.outbound().leave(tx) {
+    pub(crate) fn leave(self, tx: &mut Tx, reason: Reason) {
+        if self.outbound().leave(tx, reason) {
             // The hand-off word before the look at who waits, against the reader's prepare_to_wait() and look.
             fence(Ordering::SeqCst);
             // SAFETY: a slot of the pair.

@@ -236,7 +236,12 @@ fn join(seen: &Seen, facts: Facts, mine: Endpoint) -> Result<(), Refusal> {
         Ok(())
     });
     match joined {
-        Ok(()) => Counter::PairsMade.add(1),
+        Ok(()) => {
+            Counter::PairsMade.add(1);
+            // SAFETY: the program runs inside an RCU read-side section that began when both endpoints were found, and their references
+            // to the pair go a grace period later at the earliest.
+            unsafe { ffi::ts_pair_list(pair.as_ptr().cast()) };
+        }
         // SAFETY: never linked.
         Err(_) => unsafe { ffi::ts_pair_free(pair.as_ptr().cast()) },
     }

@@ -360,7 +360,7 @@ impl<'a> Recv<'a> {
     fn take_tcp(&mut self, bytes: u32) -> Result<bool, Stop> {
         let want = self.rest().min(bytes as usize);
         let got = match self.to {
-            To::Pipe(pipe) => self.tcp_to_pipe(pipe, want),
+            To::Pipe(pipe) => self.tcp_to_pipe(pipe, want)?,
             To::Msg(msg) => {
                 self.reset_control(msg);
                 // SAFETY: as the kernel would have called it, with a shorter length. It takes no lane lock and does not wait for data.

@@ -17,7 +17,7 @@
 use crate::ffi::{self, Msg};
 use crate::pair::Tx;
 use crate::stats::Counter;
-use core::mem::{self, size_of};
+use core::mem::size_of;
 use core::ptr::{self, NonNull};
 use core::slice;
 use core::sync::atomic::{AtomicBool, AtomicPtr, Ordering};
@@ -52,65 +52,113 @@ pub(crate) enum Copied {
     NoMemory,
 }
 
-/// Most chunks of a lane that pipes may have: 1 MiB.
+/// Chunks that pipes may have before no more are lent: 1 MiB. Those that the ring holds at that moment may be lent already.
 const LENT_MAX: usize = 64;
+
+/// How many of them are asked whether they are back, when none is needed.
+const LENT_LOOKS: usize = 4;
 
 /// Chunks that pipes have pages of and the ring does not use meanwhile; behind the lane's send lock.
 pub(crate) struct Lent {
-    /// `LENT_MAX` places, made when the first is needed.
+    /// `room` places, of which the first `out` are in use; made when the first is needed.
     places: Option<NonNull<*mut u8>>,
+    room: usize,
+    out: usize,
+    /// Which one is asked next.
+    next: usize,
 }
 
 impl Lent {
-    pub(crate) const NONE: Lent = Lent { places: None };
+    pub(crate) const NONE: Lent = Lent {
+        places: None,
+        room: 0,
+        out: 0,
+        next: 0,
+    };
 
     fn places(&mut self) -> &mut [*mut u8] {
         match self.places {
-            // SAFETY: `keep` made room for as many, zeroed, and this is the only way to them.
-            Some(places) => unsafe { slice::from_raw_parts_mut(places.as_ptr(), LENT_MAX) },
+            // SAFETY: `make_room` made as many, zeroed, and this is the only way to them.
+            Some(places) => unsafe { slice::from_raw_parts_mut(places.as_ptr(), self.room) },
             None => &mut [],
         }
     }
 
-    /// Takes a chunk into keeping; false if there is no room. Sleeps.
-    fn keep(&mut self, chunk: *mut u8) -> bool {
-        if self.places.is_none() {
-            // SAFETY: process context.
-            let memory = unsafe { ffi::ts_ring_alloc(size_of::<*mut u8>().wrapping_mul(LENT_MAX)) };
-            self.places = NonNull::new(memory.cast());
+    /// At least `room` places. Sleeps; false without memory.
+    fn make_room(&mut self, room: usize) -> bool {
+        if self.room >= room {
+            return true;
         }
-        match self.places().iter_mut().find(|place| place.is_null()) {
-            Some(place) => {
-                *place = chunk;
-                true
-            }
-            None => false,
+        // SAFETY: process context.
+        let memory = unsafe { ffi::ts_ring_alloc(size_of::<*mut u8>().wrapping_mul(room)) };
+        let Some(memory) = NonNull::new(memory.cast::<*mut u8>()) else {
+            return false;
+        };
+        for (index, chunk) in self.places().iter().enumerate() {
+            // SAFETY: there are more places in the new memory.
+            unsafe { memory.add(index).write(*chunk) };
         }
+        self.free_places();
+        self.places = Some(memory);
+        self.room = room;
+        true
     }
 
-    /// A chunk that has come back, or null. There is room then for another one.
-    fn take_back(&mut self, lends: &AtomicBool) -> *mut u8 {
-        // SAFETY: a chunk that no slot has.
-        let back = |chunk: *mut u8| !chunk.is_null() && !unsafe { ffi::ts_chunk_is_lent(chunk) };
-        match self.places().iter_mut().find(|place| back(**place)) {
-            Some(place) => {
-                lends.store(true, Ordering::Relaxed);
-                mem::replace(place, ptr::null_mut())
-            }
-            None => ptr::null_mut(),
+    /// Takes a chunk of a ring of `slots` slots into keeping; false without memory. Sleeps.
+    fn keep(&mut self, chunk: *mut u8, slots: usize, lends: &AtomicBool) -> bool {
+        // Room for those that were lent before the receiver saw that it shall not.
+        if !self.make_room(LENT_MAX.wrapping_add(slots)) {
+            return false;
         }
+        let out = self.out;
+        let Some(place) = self.places().get_mut(out) else {
+            return false;
+        };
+        *place = chunk;
+        self.out = out.wrapping_add(1);
+        if self.out >= LENT_MAX {
+            lends.store(false, Ordering::Relaxed);
+        }
+        true
+    }
+
+    /// A chunk that has come back, or null; at most `looks` are asked. There is room then for another one.
+    fn take_back(&mut self, looks: usize, lends: &AtomicBool) -> *mut u8 {
+        for _ in 0..looks.min(self.out) {
+            let (next, last) = (self.next, self.out.wrapping_sub(1));
+            self.next = if next >= last { 0 } else { next.wrapping_add(1) };
+            let Some(chunk) = self.places().get(next).copied() else {
+                continue;
+            };
+            // SAFETY: a chunk that no slot has.
+            if next > last || unsafe { ffi::ts_chunk_is_lent(chunk) } {
+                continue;
+            }
+            self.places().swap(next, last);
+            self.out = last;
+            if last < LENT_MAX {
+                lends.store(true, Ordering::Relaxed);
+            }
+            return chunk;
+        }
+        ptr::null_mut()
     }
 
     /// Leaves all of them to the pipes. Any context.
     fn free(&mut self, chunk_bytes: usize) {
-        for place in self.places() {
-            if !place.is_null() {
-                // SAFETY: a chunk of that size that no slot has.
-                unsafe { release(*place, chunk_bytes) };
-            }
+        let out = self.out;
+        for chunk in self.places().iter().take(out) {
+            // SAFETY: a chunk of that size that no slot has.
+            unsafe { release(*chunk, chunk_bytes) };
         }
+        self.out = 0;
+        self.free_places();
+    }
+
+    fn free_places(&mut self) {
+        self.room = 0;
         if let Some(places) = self.places.take() {
-            // SAFETY: made in `keep`.
+            // SAFETY: made in `make_room`.
             unsafe { ffi::ts_ring_free(places.as_ptr().cast()) };
         }
     }
@@ -248,13 +296,31 @@ impl Ring {
     }
 
     /// Receiver, about to give back the bytes up to `end` while `unread` more are there: a ring that grew for a receiver that was late
-    /// lets go of its memory as that one catches up.
+    /// lets go of its memory as that one catches up. Not of what a pipe has: that counts (`Lent`).
     pub(crate) fn let_go(&self, end: u64, unread: u64) {
         let Some(smaller) = self.smaller else { return };
         // SAFETY: lives as long as this one.
         if self.geometry.is_border(end) && unread > unsafe { smaller.as_ref() }.capacity() {
-            self.empty(self.geometry.chunk(end).wrapping_sub(1));
+            self.empty_unless_lent(self.geometry.chunk(end).wrapping_sub(1));
         }
+    }
+
+    fn empty_unless_lent(&self, chunk: u64) {
+        let memory = self
+            .slot(chunk)
+            .map_or(ptr::null_mut(), |slot| slot.load(Ordering::Relaxed));
+        // SAFETY: the chunk is the caller's, and so alive.
+        if !memory.is_null() && !unsafe { ffi::ts_chunk_is_lent(memory) } {
+            self.empty(chunk);
+        }
+    }
+
+    /// Sender of a lane that will not use its ring again: frees the memory. Everything was read, so all slots are the sender's.
+    pub(crate) fn clear(&self, tx: &mut Tx) {
+        for chunk in tx.supply.in_use() {
+            self.empty(chunk);
+        }
+        tx.lent.free(self.geometry.chunk_bytes());
     }
 
     /// Sender: the memory of the chunk at `prod`, whose offset is 0 if it has none yet.
@@ -286,10 +352,10 @@ impl Ring {
             }
         }
         if memory.is_null() {
-            memory = tx.lent.take_back(lends);
-        } else if !lends.load(Ordering::Relaxed) {
-            // Not needed here, but its place is: then pages can be lent again.
-            let back = tx.lent.take_back(lends);
+            memory = tx.lent.take_back(usize::MAX, lends);
+        } else {
+            // Not needed here: not kept either.
+            let back = tx.lent.take_back(LENT_LOOKS, lends);
             if !back.is_null() {
                 // SAFETY: a chunk of that size, which nothing else has.
                 unsafe { release(back, self.geometry.chunk_bytes()) };
@@ -310,9 +376,10 @@ impl Ring {
         NonNull::new(memory)
     }
 
-    /// Sender: a pipe still has pages of this chunk. Nothing is lent any more while too many are out.
+    /// Sender: a pipe still has pages of this chunk. Without memory to note it, nothing is lent any more until one of those noted is
+    /// back.
     fn put_aside(&self, memory: *mut u8, tx: &mut Tx, lends: &AtomicBool) {
-        if tx.lent.keep(memory) {
+        if tx.lent.keep(memory, self.geometry.slots(), lends) {
             return;
         }
         lends.store(false, Ordering::Relaxed);

@@ -8,7 +8,7 @@
 //! through a pointer of ours. Nothing is allocated once the chunk exists.
 
 use crate::ffi::{self, EAGAIN, EFAULT, EPIPE, Msg, Sock, Wait};
-use crate::pair::{Guard, Lane, Link, PIECE, Side, Tx};
+use crate::pair::{Guard, Lane, Link, PIECE, Reason, Side, Tx};
 use crate::recv::OWNER_SPIN_US;
 use crate::ring::{Copied, Ring};
 use crate::stats::Counter;
@@ -60,6 +60,8 @@ struct Send<'a> {
     timeout: Option<c_long>,
     /// This call made others wait until its message is through.
     has_turn: bool,
+    /// The receiver is gone, and this call has given TCP time to say so.
+    waited_for_end: bool,
     /// Where the receiver stood, and when, at the first of the waits during which it read nothing.
     waiting: Option<(u64, u64)>,
 }
@@ -106,6 +108,7 @@ extern "C" fn tcp_splice_sendmsg(
         copied: 0,
         timeout: None,
         has_turn: false,
+        waited_for_end: false,
         waiting: None,
     }
     .run(need)
@@ -115,8 +118,10 @@ impl<'a> Send<'a> {
     fn run(mut self, need: c_uint) -> c_int {
         let mut tx = self.link.lock_tx();
         if need != ffi::NEED_NOTHING {
-            tx.tcp_for_good |= need == ffi::NEED_TCP_FOR_GOOD;
-            self.link.leave(&mut tx);
+            let for_good = need == ffi::NEED_TCP_FOR_GOOD;
+            tx.tcp_for_good |= for_good;
+            let reason = if for_good { Reason::Urgent } else { Reason::Message };
+            self.link.leave(&mut tx, reason);
             drop(tx);
             return self.over_tcp();
         }
@@ -197,20 +202,22 @@ impl<'a> Send<'a> {
             return Step::Ended;
         }
         // A stray base sender moved write_seq (it was on its way since before the hand-off): its bytes end this ring segment.
-        if view.any(ffi::TX_TCP_ONLY) || view.write_seq != tx.border {
-            self.link.leave(tx);
+        let packets = view.any(ffi::TX_TCP_ONLY);
+        if packets || view.write_seq != tx.border {
+            let reason = if packets { Reason::Packets } else { Reason::Stray };
+            self.link.leave(tx, reason);
             return Step::Tcp;
         }
         if self.others_turn() {
             return Step::Full;
         }
         let Some(ring) = self.lane.ring() else {
-            self.link.leave(tx);
+            self.link.leave(tx, Reason::Memory);
             return Step::Tcp;
         };
         match self.room(tx, ring) {
             0 if self.lane.cursors.prod().rx_closed && self.handed_back() => {
-                self.link.leave(tx);
+                self.leave_to_tcp(tx);
                 Step::Tcp
             }
             0 => Step::Full,
@@ -221,6 +228,16 @@ impl<'a> Send<'a> {
     /// The lane was closed by a receiver who goes on reading. After a look at `prod` that said closed.
     fn handed_back(&self) -> bool {
         self.lane.handed_back.load(Ordering::Acquire)
+    }
+
+    /// The receiver reads through TCP from here on. Once it has taken what the ring had, nobody needs the memory.
+    fn leave_to_tcp(&self, tx: &mut Tx) {
+        self.link.leave(tx, Reason::HandedBack);
+        if let Some(ring) = self.lane.ring() {
+            if self.lane.cursors.cons() == tx.prod {
+                ring.clear(tx);
+            }
+        }
     }
 
     /// Another sender's message is half written.
@@ -245,7 +262,7 @@ impl<'a> Send<'a> {
             Copied::Bytes(bytes) => bytes,
             Copied::Fault => return Step::Fault,
             Copied::NoMemory => {
-                self.link.leave(tx);
+                self.link.leave(tx, Reason::Memory);
                 return Step::Tcp;
             }
         };
@@ -260,8 +277,10 @@ impl<'a> Send<'a> {
                 // Base's bytes will be answered with a reset, unless their reader reads through TCP now. A call that has sent something
                 // reports that before the reset.
                 Closed::Rx => {
-                    self.link.leave(tx);
-                    if self.copied > 0 && !self.handed_back() {
+                    let handed_back = self.handed_back();
+                    let reason = if handed_back { Reason::HandedBack } else { Reason::Closed };
+                    self.link.leave(tx, reason);
+                    if self.copied > 0 && !handed_back {
                         Step::Ended
                     } else {
                         Step::Tcp
@@ -273,7 +292,9 @@ impl<'a> Send<'a> {
         self.copied = self.copied.wrapping_add(bytes);
         self.lane.published();
         // SAFETY: a slot of the pair, after a publication.
-        unsafe { ffi::ts_notify_readable(self.link.peer_slot()) };
+        if unsafe { ffi::ts_notify_readable(self.link.peer_slot()) } {
+            self.lane.count(tx, &self.lane.wakes);
+        }
         Step::Progress
     }
 
@@ -287,13 +308,18 @@ impl<'a> Send<'a> {
         {
             return false;
         }
+        let flags = View::of(self.sk, self.link).flags;
+        if flags & ffi::TX_TCP_ONLY != 0 {
+            lane.stays_with_tcp(tx, Reason::Packets);
+        }
         if tx.tcp_for_good
-            || View::of(self.sk, self.link).flags != 0
+            || flags != 0
             || !handoff::may_start(lane.handoff.snapshot(), lane.cursors.cons())
         {
             return false;
         }
         if lane.ring_or_alloc(tx).is_none() {
+            lane.stays_with_tcp(tx, Reason::Memory);
             return false;
         }
         // SAFETY: process context; lane lock before socket lock.
@@ -315,9 +341,11 @@ impl<'a> Send<'a> {
             && unsafe { ffi::ts_base_reader_asleep(self.link.peer_slot()) }
         {
             lane.handoff.leave(tx.prod);
+            lane.stays_with_tcp(tx, Reason::Reader);
             return false;
         }
         if quiet {
+            lane.stays_with_tcp(tx, Reason::None);
             Counter::RingStarts.add(1);
         }
         quiet
@@ -353,11 +381,15 @@ impl<'a> Send<'a> {
 
     /// No room: waits for it, or says so. Returns with the lock taken again, or with the call's result.
     fn full(&mut self, mut tx: Guard<'a, Tx>) -> Result<Guard<'a, Tx>, c_int> {
+        if self.lane.cursors.prod().rx_closed {
+            return self.full_for_nobody(tx);
+        }
+        self.lane.count(&mut tx, &self.lane.stalls);
         let left = self.timeout();
         if self.must_grow(left) && self.link.may_grow(self.lane) {
             if !self.link.grow(&mut tx) {
                 // TCP finds memory, or says why not.
-                self.link.leave(&mut tx);
+                self.link.leave(&mut tx, Reason::Memory);
                 self.give_turn_back();
                 drop(tx);
                 return Err(self.over_tcp());
@@ -392,6 +424,33 @@ impl<'a> Send<'a> {
         drop(tx);
         if !self.spin_while_receiving() {
             self.sleep();
+        }
+        Ok(self.link.lock_tx())
+    }
+
+    /// The ring is full, and its receiver gone: TCP is about to say how, most often by a reset. Waits a moment for that, since a call that
+    /// waits for space is to end with it, and then lets TCP find out.
+    fn full_for_nobody(&mut self, mut tx: Guard<'a, Tx>) -> Result<Guard<'a, Tx>, c_int> {
+        let left = self.timeout();
+        if left == 0 || self.waited_for_end {
+            self.link.leave(&mut tx, Reason::Closed);
+            if self.copied > 0 {
+                return Err(self.finish(tx, 0));
+            }
+            self.give_turn_back();
+            drop(tx);
+            return Err(self.over_tcp());
+        }
+        self.waited_for_end = true;
+        drop(tx);
+        let mut wait = Wait([0; 8]);
+        // SAFETY: as in `sleep`.
+        unsafe {
+            ffi::ts_wait_begin(self.sk, &mut wait);
+            if !View::of(self.sk, self.link).any(ENDED) {
+                ffi::ts_schedule_timeout(left.min(ffi::ts_stall_jiffies()));
+            }
+            ffi::ts_wait_end(self.sk, &mut wait);
         }
         Ok(self.link.lock_tx())
     }

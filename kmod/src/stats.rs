@@ -2,6 +2,7 @@
 //! Counters, per CPU and never reset, and how `/proc/net/tcp_splice_stat` shows them.
 
 use crate::ffi::{self, SeqFile};
+use crate::pair::Reason;
 use tcp_splice_core::pairing::Refusal;
 
 /// What is counted. `*Gone` counters exist so that gauges need no shared word: alive is made less gone.
@@ -24,9 +25,11 @@ pub(crate) enum Counter {
     RingMemoryGone,
     /// The first of one counter for each [`Refusal`].
     Refused,
+    /// The first of one counter for each [`Reason`].
+    Left = Counter::Refused as u32 + Refusal::ALL.len() as u32,
 }
 
-const _: () = assert!(Counter::Refused as usize + Refusal::ALL.len() <= ffi::COUNTERS);
+const _: () = assert!(Counter::Left as usize + Reason::ALL.len() <= ffi::COUNTERS);
 
 impl Counter {
     /// Adds `n`. Any context.
@@ -50,6 +53,14 @@ impl Counter {
 /// Counts a refusal.
 pub(crate) fn refused(reason: Refusal) {
     let index = (Counter::Refused as u32).wrapping_add(reason as u32);
+    // SAFETY: no requirements; the index was checked at compile time.
+    unsafe { ffi::ts_stat_add(index, 1) }
+}
+
+/// Counts a lane that went back to TCP.
+pub(crate) fn left(reason: Reason) {
+    let index = (Counter::Left as u32).wrapping_add(reason as u32);
+    Counter::RingLeaves.add(1);
     // SAFETY: no requirements; the index was checked at compile time.
     unsafe { ffi::ts_stat_add(index, 1) }
 }
@@ -92,19 +103,21 @@ extern "C" fn tcp_splice_show(seq: *mut SeqFile) {
         let index = (Counter::Refused as u32).wrapping_add(*reason as u32);
         // SAFETY: no requirements.
         let value = unsafe { ffi::ts_stat_sum(index) };
-        refused_line(seq, reason.name(), value);
+        reason_line(seq, "refused_", reason.name(), value);
+    }
+    for reason in Reason::ALL.iter().filter(|reason| **reason != Reason::None) {
+        let index = (Counter::Left as u32).wrapping_add(*reason as u32);
+        // SAFETY: no requirements.
+        let value = unsafe { ffi::ts_stat_sum(index) };
+        reason_line(seq, "left_", reason.name(), value);
     }
 }
 
-/// `refused_<name> value`, joined in a small buffer: names are short and known.
-fn refused_line(seq: *mut SeqFile, name: &str, value: u64) {
-    const PREFIX: &[u8] = b"refused_";
-    let mut text = [0u8; 40];
-    let mut len = 0usize;
-    for (to, from) in text.iter_mut().zip(PREFIX.iter().chain(name.as_bytes())) {
-        *to = *from;
-        len = len.wrapping_add(1);
+/// `<prefix><name> value`.
+fn reason_line(seq: *mut SeqFile, prefix: &str, name: &str, value: u64) {
+    // SAFETY: `seq` is the caller's open seq_file; the words are passed with their lengths.
+    unsafe {
+        ffi::ts_seq_word(seq, prefix.as_ptr().cast(), prefix.len());
+        ffi::ts_seq_line(seq, name.as_ptr().cast(), name.len(), value);
     }
-    // SAFETY: `text` holds `len` bytes, `seq` as above.
-    unsafe { ffi::ts_seq_line(seq, text.as_ptr().cast(), len, value) }
 }

@@ -14,7 +14,7 @@
 //! as well). The pair goes with the second endpoint.
 
 use crate::ffi::{self, EBUSY, ENOMEM, Queue, Sock};
-use crate::pair::{Link, Side};
+use crate::pair::{Link, Reason, Side};
 use crate::pairing::tcp_splice_withdraw;
 use crate::recv::Look;
 use crate::ring::Ring;
@@ -103,7 +103,7 @@ extern "C" fn tcp_splice_hand_back(sk: *mut Sock, ep: *mut c_void, disconnects: 
     let Some(link) = settle(ep) else { return 0 };
     let mut tx = link.lock_tx();
     tx.tcp_for_good = true;
-    link.leave(&mut tx);
+    link.leave(&mut tx, Reason::HandedBack);
     drop(tx);
     // Those who sleep here for space, and pollers: TCP has room.
     // SAFETY: a slot of the pair.

@@ -67,13 +67,12 @@ impl Recv<'_> {
     }
 
     /// At most `want` of TCP's bytes into the pipe; as base recvmsg.
-    pub(super) fn tcp_to_pipe(&self, pipe: *mut Pipe, want: usize) -> c_int {
+    pub(super) fn tcp_to_pipe(&self, pipe: *mut Pipe, want: usize) -> Result<c_int, Stop> {
         // SAFETY: the caller's own socket and pipe; base does not wait for data.
         match unsafe { ffi::ts_pipe_base_recv(self.sk, pipe, want) } as c_int {
             // Not "nothing there", which would be waited for.
-            full if full == -ENOBUFS && self.copied > 0 => 0,
-            full if full == -ENOBUFS => -EAGAIN,
-            other => other,
+            full if full == -ENOBUFS => Err(Stop::Result(-EAGAIN)),
+            other => Ok(other),
         }
     }
 }

@@ -31,10 +31,8 @@ pub const ALL: &[Scenario] = &[
         "ulp_while_the_other_end_is_stuck",
         ulp_while_the_other_end_is_stuck,
     ),
-    Scenario::each(
-        "ulp_that_fails_keeps_low_water_marks",
-        ulp_that_fails_keeps_low_water_marks,
-    ),
+    Scenario::each("ulp_keeps_low_water_marks", ulp_keeps_low_water_marks),
+    Scenario::each("ulp_splits_segments", ulp_splits_segments),
     Scenario::some("ulp_against_reconnect", ulp_against_reconnect),
     Scenario::some("ulp_under_load", ulp_under_load),
     Scenario::each("tls_records", tls_records),
@@ -251,9 +249,8 @@ fn ulp_while_the_other_end_is_stuck(env: &Env) -> Result<Claim> {
     Ok(Claim::ring(PART).pairs(2).tcp(2 * PAGE))
 }
 
-/// TCP has bytes on both sides of the ring's. Whether they can be moved or not: nothing is lost, and a reader that waits for more than there
-/// is gets it.
-fn ulp_that_fails_keeps_low_water_marks(env: &Env) -> Result<Claim> {
+/// TCP has bytes on both sides of the ring's, and joined them to one segment. A reader that waits for more than there is gets it.
+fn ulp_keeps_low_water_marks(env: &Env) -> Result<Claim> {
     const STAMPED: usize = 500;
     let listener = env.link.listen()?;
     let client = env.link.connect(&listener)?;
@@ -282,23 +279,46 @@ fn ulp_that_fails_keeps_low_water_marks(env: &Env) -> Result<Claim> {
         PATTERN.check(0, &buffer[..count])?;
         anyhow::Ok(count)
     })?;
-    let taken = setsockopt(&server, sockopt::TcpUlp::default(), b"tls");
-    ensure!(
-        matches!(taken, Ok(()) | Err(nix::Error::EBUSY)),
-        "TCP_ULP gave {taken:?}"
-    );
+    use_tls(&server)?;
     // As much as TCP wakes a reader for, if there were nothing else.
     let more = there + 1000;
     PATTERN.write(&client, there as u64, more)?;
     let got = reader.join()?;
     ensure!(got >= there, "recv() gave {got} of {there}");
     sys::set_option(&server, libc::SOL_SOCKET, libc::SO_RCVLOWAT, 1)?;
-    if taken.is_err() {
-        use_tls_patiently(&server)?;
-    }
     drop(client);
     PATTERN.read_to_end(&server, got as u64, there + more - got)?;
     Ok(Claim::ring(PART).tcp(more + 1000))
+}
+
+/// TCP's bytes before the ring's are joined with those behind them, or with the end of the stream.
+fn ulp_splits_segments(env: &Env) -> Result<Claim> {
+    const FIRST: usize = 100;
+    for behind in [0, 700] {
+        let listener = env.link.listen()?;
+        let client = env.link.connect(&listener)?;
+        client.set_nodelay(true)?;
+        PATTERN.write(&client, 0, FIRST)?;
+        let (server, _) = listener.accept()?;
+        wait_until("bytes to arrive", || {
+            Ok(sys::readable_bytes(&server)? == FIRST)
+        })?;
+        PATTERN.write(&client, FIRST as u64, PART)?;
+        let mut there = FIRST + PART;
+        if behind > 0 {
+            sys::send_with_timestamp(&client, &PATTERN.bytes(there as u64, behind))?;
+            there += behind;
+        }
+        client.shutdown(Shutdown::Write)?;
+        let watch = Watch::level(&server, libc::EPOLLRDHUP)?;
+        watch.expect(libc::EPOLLRDHUP)?;
+        // kTLS does not want a stream that has ended.
+        setsockopt(&server, sockopt::TcpRepair, &1).context("failed to set TCP_REPAIR")?;
+        setsockopt(&server, sockopt::TcpRepair, &0).context("failed to clear TCP_REPAIR")?;
+        ensure!(sys::readable_bytes(&server)? == there, "bytes are missing");
+        PATTERN.read_to_end(&server, 0, there)?;
+    }
+    Ok(Claim::ring(PART).pairs(2).tcp(2000))
 }
 
 /// One thread takes the socket over while another one gives it a new connection: bytes of the old one never show in the new one.

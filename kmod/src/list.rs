@@ -1,0 +1,88 @@
+// SPDX-License-Identifier: GPL-2.0-only
+//! What `/proc/net/tcp_splice` says of a lane. The line's other half is in `pairs.c`.
+
+use crate::ffi::{self, SeqFile, Sock};
+use crate::pair::{Lane, Pair, Reason};
+use core::ffi::{c_char, c_uint, c_void};
+use core::slice;
+use core::sync::atomic::{AtomicPtr, Ordering};
+use tcp_splice_core::handoff::Snapshot;
+
+/// Writes ` end.name=value` fields.
+struct Fields {
+    seq: *mut SeqFile,
+    end: &'static [u8],
+}
+
+impl Fields {
+    fn write(&self, word: &[u8]) {
+        // SAFETY: the caller's open seq_file; the word is passed with its length.
+        unsafe { ffi::ts_seq_word(self.seq, word.as_ptr().cast(), word.len()) }
+    }
+
+    fn name(&self, name: &str) {
+        self.write(b" ");
+        self.write(self.end);
+        self.write(b".");
+        self.write(name.as_bytes());
+        self.write(b"=");
+    }
+
+    fn number(&self, name: &str, value: u64) {
+        self.name(name);
+        // SAFETY: as above.
+        unsafe { ffi::ts_seq_number(self.seq, value) }
+    }
+
+    fn word(&self, name: &str, word: &str) {
+        self.name(name);
+        self.write(word.as_bytes());
+    }
+}
+
+/// What carries the bytes that are sent into this lane now.
+fn carrier(lane: &Lane) -> &'static str {
+    let prod = lane.cursors.prod();
+    match lane.handoff.snapshot() {
+        _ if prod.tx_closed || prod.rx_closed => "closed",
+        Snapshot::Ring { .. } => "ring",
+        Snapshot::Leaving { .. } if lane.cursors.cons() != prod.bytes => "leaving",
+        _ if prod.bytes == 0 && lane.reason() == Reason::None => "new",
+        _ => "tcp",
+    }
+}
+
+/// Where the socket of an end stands: 0 the connecting one, 1 the accepted one.
+#[unsafe(no_mangle)]
+extern "C" fn tcp_splice_slot(pair: *const c_void, side: c_uint) -> *const AtomicPtr<Sock> {
+    // SAFETY: a listed pair is alive.
+    unsafe { Pair::at(pair) }.slot(side)
+}
+
+/// The lane that an end sends into. Nothing is locked: each number is true at some moment. Any context.
+#[unsafe(no_mangle)]
+extern "C" fn tcp_splice_show_lane(
+    seq: *mut SeqFile,
+    end: *const c_char,
+    end_len: usize,
+    pair: *const c_void,
+    side: c_uint,
+) {
+    // SAFETY: a literal of pairs.c with its length; a listed pair is alive.
+    let (end, lane) = unsafe {
+        (
+            slice::from_raw_parts(end.cast(), end_len),
+            Pair::at(pair).lane(side),
+        )
+    };
+    let fields = Fields { seq, end };
+    let cons = lane.cursors.cons();
+    let sent = lane.cursors.prod().bytes;
+    fields.word("carrier", carrier(lane));
+    fields.word("reason", lane.reason().name());
+    fields.number("ring_bytes", sent);
+    fields.number("unread", sent.saturating_sub(cons));
+    fields.number("ring_size", lane.ring().map_or(0, |ring| ring.capacity()));
+    fields.number("wakes", u64::from(lane.wakes.load(Ordering::Relaxed)));
+    fields.number("stalls", u64::from(lane.stalls.load(Ordering::Relaxed)));
+}
