@@ -11,6 +11,7 @@
 //! | [`span`] | where in the ring's chunks does a run of bytes lie |
 //! | [`pairing`] | are these two sockets the two ends of one connection |
 //! | [`ahead`] | is it worth waking the other end early |
+//! | [`reason`] | why a connection stays with TCP |
 //! | [`registry`] | which offer belongs to this socket |
 //! | [`abi`] | names and limits shared with the policy program, the tool and the tests |
 #![cfg_attr(not(any(test, loom)), no_std)]
@@ -22,5 +23,6 @@ pub mod cursors;
 pub mod handoff;
 pub mod pairing;
 pub mod primitive;
+pub mod reason;
 pub mod registry;
 pub mod span;

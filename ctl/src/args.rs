@@ -48,6 +48,29 @@ The object printed by --json:
 Example:
   tcp-splice-ctl status --json | jq .counters.pairs_alive";
 
+const LIST_EXAMPLES: &str = "\
+Columns:
+  CLIENT, SERVER        the ends' own addresses: the one that connected, the one that was accepted
+  CLIENT OF, SERVER OF  command and number of the process that has it open, and how many more have
+  STATE                 what carries new bytes: ring; new (nothing yet but TCP); leaving, tcp, with the reason; closed
+  RING TO, RING BACK    bytes through the ring, from the client and to it
+  TCP TO, TCP BACK      bytes over TCP
+  FULL                  times a sender found its ring full
+
+The object printed by --json:
+  schema       1; it changes only when a field here is removed or changes its meaning
+  connections  each with id (number), client and server, which have
+    socket      null when that end has left, or local, remote (its addresses as it sees them), tcp_state (as in
+                ss), netns, inode, cgroup (the kernel's numbers), tcp_bytes (sent over TCP), processes (pid, command)
+    carrier     new, ring, leaving, tcp or closed; reason says why it is not the ring: message, urgent, packets,
+                stray, memory, reader, closed, handed_back; or none
+    ring_bytes, unread, ring_size   bytes sent through the ring, of these unread, and its size (0: not made yet)
+    wakes, stalls   times its bytes woke the other end; times it found the ring full
+
+Examples:
+  tcp-splice-ctl list --ports 6379
+  tcp-splice-ctl list --json | jq '.connections[] | select(.client.carrier == \"tcp\")'";
+
 /// Splice local TCP connections through in-kernel rings
 ///
 /// Two processes on this host that talk TCP to each other exchange their bytes through a ring in the kernel module tcp_splice,
@@ -76,6 +99,16 @@ pub enum Command {
         /// Print one JSON object
         #[arg(long)]
         json: bool,
+    },
+    /// List the connections that are spliced
+    #[command(after_help = LIST_EXAMPLES)]
+    List {
+        /// Print one JSON object
+        #[arg(long)]
+        json: bool,
+        /// Only connections with one of these ports at either end, as either end sees it
+        #[arg(long, value_name = "LIST")]
+        ports: Option<Ports>,
     },
     /// Offer no more connections; those already spliced go on
     Disable,

@@ -6,9 +6,10 @@ use std::collections::BTreeMap;
 use serde::Serialize;
 
 const REFUSED: &str = "refused_";
+const LEFT_FOR: &str = "left_";
 
 /// Known counters in the order people want them, with their meaning.
-const WORDS: [(&str, &str); 11] = [
+const WORDS: [(&str, &str); 12] = [
     ("pairs_made", "connections spliced"),
     ("pairs_alive", "of these still open"),
     ("ring_bytes", "bytes through rings"),
@@ -19,6 +20,7 @@ const WORDS: [(&str, &str); 11] = [
     ("ring_starts", "moves from TCP to a ring"),
     ("ring_leaves", "moves back to TCP"),
     ("ring_grows", "rings that grew"),
+    ("lent_bytes", "bytes handed to pipes without a copy"),
     ("wakes_ahead", "ends woken before their answer"),
 ];
 
@@ -47,6 +49,21 @@ const REASONS: [(&str, &str); 15] = [
     ("no_memory", "no memory"),
 ];
 
+/// Why a direction went back to TCP, in the same way.
+const LEFT: [(&str, &str); 8] = [
+    ("message", "a message needed packets"),
+    ("urgent", "urgent data"),
+    (
+        "packets",
+        "a socket needs packets (timestamps, filter, repair)",
+    ),
+    ("stray", "a sender went past the module"),
+    ("memory", "no memory for the ring"),
+    ("reader", "a reader slept in TCP"),
+    ("closed", "the other end was gone"),
+    ("handed_back", "kTLS, repair, MD5 or AO took over"),
+];
+
 /// Counters by name, known or not.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize)]
 #[serde(transparent)]
@@ -63,7 +80,7 @@ impl Counters {
         Self(pairs.collect())
     }
 
-    /// Each counter as (meaning, value): the known ones, then unknown ones by name, then the reasons of refusal that happened.
+    /// Each counter as (meaning, value): the known ones, then unknown ones by name, then the reasons that occurred.
     pub fn rows(&self) -> Vec<(String, u64)> {
         let known = WORDS
             .iter()
@@ -71,18 +88,26 @@ impl Counters {
         let others = self
             .0
             .iter()
-            .filter(|(name, _)| !name.starts_with(REFUSED) && words_of(&WORDS, name).is_none());
+            .filter(|(name, _)| !name.starts_with(REFUSED) && !name.starts_with(LEFT_FOR))
+            .filter(|(name, _)| words_of(&WORDS, name).is_none());
         let others = others.map(|(name, &value)| (name.replace('_', " "), value));
-        known.chain(others).chain(self.refusals()).collect()
+        let left = self.reasons("back to TCP", LEFT_FOR, &LEFT);
+        let refused = self.reasons("refused", REFUSED, &REASONS);
+        known.chain(others).chain(left).chain(refused).collect()
     }
 
-    fn refusals(&self) -> impl Iterator<Item = (String, u64)> {
+    fn reasons(
+        &self,
+        what: &str,
+        prefix: &str,
+        table: &[(&str, &'static str)],
+    ) -> impl Iterator<Item = (String, u64)> {
         let nonzero = self.0.iter().filter(|&(_, &value)| value != 0);
-        nonzero.filter_map(|(name, &value)| {
-            let reason = name.strip_prefix(REFUSED)?;
+        nonzero.filter_map(move |(name, &value)| {
+            let reason = name.strip_prefix(prefix)?;
             let words =
-                words_of(&REASONS, reason).map_or_else(|| reason.replace('_', " "), str::to_owned);
-            Some((format!("refused: {words}"), value))
+                words_of(table, reason).map_or_else(|| reason.replace('_', " "), str::to_owned);
+            Some((format!("{what}: {words}"), value))
         })
     }
 }
@@ -97,6 +122,7 @@ fn words_of(table: &[(&str, &'static str)], name: &str) -> Option<&'static str> 
 #[cfg(test)]
 mod tests {
     use tcp_splice_core::pairing::Refusal;
+    use tcp_splice_core::reason::Reason;
 
     use super::*;
 
@@ -113,6 +139,12 @@ mod tests {
                 reason.name()
             );
         }
+        for reason in Reason::ALL
+            .into_iter()
+            .filter(|&reason| reason != Reason::None)
+        {
+            assert!(words_of(&LEFT, reason.name()).is_some(), "{reason:?}");
+        }
     }
 
     #[test]
@@ -127,9 +159,12 @@ mod tests {
     }
 
     #[test]
-    fn refusals_show_only_what_happened() {
-        let rows = rows("refused_no_offer 3\nrefused_remote 0\nrefused_bad_moon 1\n");
+    fn reasons_show_only_what_happened() {
+        let rows = rows(
+            "refused_no_offer 3\nleft_urgent 4\nrefused_remote 0\nrefused_bad_moon 1\nleft_stray 0\n",
+        );
         let want = [
+            ("back to TCP: urgent data", 4),
             ("refused: bad moon", 1),
             ("refused: other end was not offered", 3),
         ];

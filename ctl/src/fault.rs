@@ -21,6 +21,11 @@ pub enum Fault {
         "module tcp_splice offers no function bpf_tcp_splice_pair: rebuild it with pahole installed (package dwarves), then rmmod and modprobe tcp_splice"
     )]
     NoKfunc,
+    /// The module is loaded but its list of connections cannot be found.
+    #[error(
+        "module tcp_splice offers no list of connections: it is older than this tool; disable, rmmod and modprobe tcp_splice"
+    )]
+    NoList,
     /// The running kernel cannot call a module's functions from sock_ops programs.
     #[error("kernel {0} is too old: sock_ops programs can call kernel functions since Linux {major}.{minor}", major = NEEDED.0, minor = NEEDED.1)]
     KernelTooOld(String),

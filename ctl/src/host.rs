@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: GPL-2.0-only
 //! What this host offers: rights, kernel, module, BPF file system, and the lock among instances of this tool.
 
+use std::collections::{BTreeSet, HashMap, HashSet};
 use std::fs::{self, File};
 use std::os::unix::fs::OpenOptionsExt;
 use std::path::Path;
@@ -8,9 +9,11 @@ use std::thread::sleep;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result};
+use procfs::process::FDTarget;
 use rustix::fs::FlockOperation;
 use rustix::mount::MountFlags;
 
+use crate::connections::{Connection, Process};
 use crate::counters::Counters;
 use crate::fault::Fault;
 use crate::release;
@@ -22,6 +25,8 @@ const BPFFS: &str = "/sys/fs/bpf";
 const BPF_FS_MAGIC: i64 = 0xcafe4a11;
 /// In a network namespace of its own this process has no such file; the first process lives in the initial one.
 const COUNTERS: [&str; 2] = ["/proc/net/tcp_splice_stat", "/proc/1/net/tcp_splice_stat"];
+/// As above.
+const CONNECTIONS: [&str; 2] = ["/proc/net/tcp_splice", "/proc/1/net/tcp_splice"];
 const RELEASE_LIMIT: Duration = Duration::from_secs(2);
 
 /// Refuses anybody but root.
@@ -80,6 +85,44 @@ pub fn counters() -> Option<Counters> {
         .iter()
         .find_map(|path| fs::read_to_string(path).ok())?;
     Some(Counters::parse(&text))
+}
+
+/// The spliced connections, without the processes that have them open. For root.
+pub fn connections() -> Result<Vec<Connection>> {
+    let text = CONNECTIONS
+        .iter()
+        .find_map(|path| fs::read_to_string(path).ok());
+    match text {
+        Some(text) => Ok(Connection::parse_all(&text)),
+        None if !module().loaded => Err(Fault::NoModule.into()),
+        None => Err(Fault::NoList.into()),
+    }
+}
+
+/// Who has these sockets open, by inode number. A process that ends meanwhile is left out.
+pub fn socket_owners(inodes: &HashSet<u64>) -> HashMap<u64, Vec<Process>> {
+    let mut owners: HashMap<u64, Vec<Process>> = HashMap::new();
+    let processes = procfs::process::all_processes().into_iter().flatten();
+    for process in processes.filter_map(Result::ok) {
+        let descriptors = process.fd().into_iter().flatten().filter_map(Result::ok);
+        let sockets: BTreeSet<u64> = descriptors
+            .filter_map(|descriptor| match descriptor.target {
+                FDTarget::Socket(inode) if inodes.contains(&inode) => Some(inode),
+                _ => None,
+            })
+            .collect();
+        if sockets.is_empty() {
+            continue;
+        }
+        let Ok(stat) = process.stat() else { continue };
+        for inode in sockets {
+            owners.entry(inode).or_default().push(Process {
+                pid: process.pid,
+                command: stat.comm.clone(),
+            });
+        }
+    }
+    owners
 }
 
 /// How many users hold the module.

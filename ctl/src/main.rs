@@ -1,14 +1,16 @@
 // SPDX-License-Identifier: GPL-2.0-only
 //! `tcp-splice-ctl`: which connections are offered to the kernel module `tcp_splice`.
 //!
-//! Pure parts: [`args`], [`policy`], [`ports`], [`counters`], [`status`], [`release`], [`fault`]. Effects: [`host`],
-//! [`cgroup`], [`program`], [`pins`]. There is no state file: what is in force is read back from the kernel.
+//! Pure parts: [`args`], [`policy`], [`ports`], [`counters`], [`connections`], [`list`], [`status`], [`release`], [`fault`].
+//! Effects: [`host`], [`cgroup`], [`program`], [`pins`]. There is no state file: what is in force is read back from the kernel.
 
 mod args;
 mod cgroup;
+mod connections;
 mod counters;
 mod fault;
 mod host;
+mod list;
 mod pins;
 mod policy;
 mod ports;
@@ -24,6 +26,8 @@ use anyhow::{Context, Result};
 use clap::{CommandFactory, Parser};
 
 use args::{Cli, Command, Enable};
+use connections::Connection;
+use ports::Ports;
 
 fn main() -> ExitCode {
     let cli = match Cli::try_parse() {
@@ -63,6 +67,7 @@ fn run(command: &Command) -> Result<()> {
     match command {
         Command::Enable(options) => enable(options),
         Command::Status { json } => show(*json),
+        Command::List { json, ports } => list(*json, ports.as_ref()),
         Command::Disable => disable(),
         Command::Man { dir } => man(dir),
         Command::Completions { shell } => {
@@ -101,10 +106,32 @@ fn show(json: bool) -> Result<()> {
         }
         false => status.text(),
     };
+    print(&text)
+}
+
+fn list(json: bool, ports: Option<&Ports>) -> Result<()> {
+    host::check_root()?;
+    let mut connections = host::connections()?;
+    if let Some(ports) = ports {
+        connections.retain(|connection| connection.has_port(ports));
+    }
+    let inodes = connections.iter().flat_map(Connection::sockets);
+    let owners = host::socket_owners(&inodes.map(|socket| socket.inode).collect());
+    for connection in &mut connections {
+        connection.find_processes(&owners);
+    }
+    let text = match json {
+        true => list::json(&connections).context("failed to write the connections as JSON")? + "\n",
+        false => list::text(&connections),
+    };
+    print(&text)
+}
+
+fn print(text: &str) -> Result<()> {
     match io::stdout().write_all(text.as_bytes()) {
         // As when piped into head: whoever read it has seen enough.
         Err(error) if error.kind() == io::ErrorKind::BrokenPipe => Ok(()),
-        written => written.context("failed to write the status"),
+        written => written.context("failed to write to standard output"),
     }
 }
 

@@ -2,11 +2,12 @@
 //! What `/proc/net/tcp_splice` says of a lane. The line's other half is in `pairs.c`.
 
 use crate::ffi::{self, SeqFile, Sock};
-use crate::pair::{Lane, Pair, Reason};
+use crate::pair::{Lane, Pair};
 use core::ffi::{c_char, c_uint, c_void};
 use core::slice;
 use core::sync::atomic::{AtomicPtr, Ordering};
 use tcp_splice_core::handoff::Snapshot;
+use tcp_splice_core::reason::Reason;
 
 /// Writes ` end.name=value` fields.
 struct Fields {

@@ -23,6 +23,7 @@ use core::sync::atomic::{AtomicBool, AtomicPtr, AtomicU8, AtomicU32, Ordering, f
 use tcp_splice_core::ahead;
 use tcp_splice_core::cursors::Cursors;
 use tcp_splice_core::handoff::{Handoff, Use};
+use tcp_splice_core::reason::Reason;
 use tcp_splice_core::span::Supply;
 
 /// Bytes published, or given back, at a time: the reader copies while the sender still writes.
@@ -37,60 +38,6 @@ const WATCHED: u32 = 1;
 const WOKEN: u32 = 2;
 /// An edge-triggered poller has been here. Being woken without a reason, it would report what is true and old as if it were new.
 const EDGES: u32 = 3;
-
-/// Why a lane does not use its ring.
-#[derive(Clone, Copy, PartialEq, Eq)]
-#[repr(u8)]
-pub(crate) enum Reason {
-    /// It uses it, or has not begun to.
-    None,
-    /// A message needed packets: control messages, MSG_ZEROCOPY.
-    Message,
-    /// Urgent data.
-    Urgent,
-    /// One of the sockets needs packets: timestamps, a filter, repair mode, another reader.
-    Packets,
-    /// A sender that had begun before went past the module.
-    Stray,
-    /// The ring could not get memory.
-    Memory,
-    /// A reader slept in TCP's own recv().
-    Reader,
-    /// The other end has closed, or reads no more.
-    Closed,
-    /// One end went back to TCP for good: kTLS, repair mode, MD5, AO, IPV6_ADDRFORM.
-    HandedBack,
-}
-
-impl Reason {
-    /// All of them, in the order of their numbers.
-    pub(crate) const ALL: [Reason; 9] = [
-        Reason::None,
-        Reason::Message,
-        Reason::Urgent,
-        Reason::Packets,
-        Reason::Stray,
-        Reason::Memory,
-        Reason::Reader,
-        Reason::Closed,
-        Reason::HandedBack,
-    ];
-
-    /// The word that the list and the counters use.
-    pub(crate) fn name(self) -> &'static str {
-        match self {
-            Reason::None => "none",
-            Reason::Message => "message",
-            Reason::Urgent => "urgent",
-            Reason::Packets => "packets",
-            Reason::Stray => "stray",
-            Reason::Memory => "memory",
-            Reason::Reader => "reader",
-            Reason::Closed => "closed",
-            Reason::HandedBack => "handed_back",
-        }
-    }
-}
 
 /// What the sender knows; behind the lane's send lock.
 #[repr(align(64))]
@@ -265,11 +212,7 @@ impl Lane {
 
     /// Why the ring is not used. A hint.
     pub(crate) fn reason(&self) -> Reason {
-        let number = self.reason.load(Ordering::Relaxed);
-        Reason::ALL
-            .get(usize::from(number))
-            .copied()
-            .unwrap_or(Reason::None)
+        Reason::from_number(self.reason.load(Ordering::Relaxed))
     }
 
     /// Sender: counts one more. Only the holder of the send lock writes it.

@@ -8,7 +8,7 @@
 //! through a pointer of ours. Nothing is allocated once the chunk exists.
 
 use crate::ffi::{self, EAGAIN, EFAULT, EPIPE, Msg, Sock, Wait};
-use crate::pair::{Guard, Lane, Link, PIECE, Reason, Side, Tx};
+use crate::pair::{Guard, Lane, Link, PIECE, Side, Tx};
 use crate::recv::OWNER_SPIN_US;
 use crate::ring::{Copied, Ring};
 use crate::stats::Counter;
@@ -17,6 +17,7 @@ use core::hint::spin_loop;
 use core::sync::atomic::Ordering;
 use tcp_splice_core::cursors::{self, Closed};
 use tcp_splice_core::handoff;
+use tcp_splice_core::reason::Reason;
 
 /// What the sender's own socket looks like.
 struct View {

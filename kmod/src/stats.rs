@@ -2,8 +2,8 @@
 //! Counters, per CPU and never reset, and how `/proc/net/tcp_splice_stat` shows them.
 
 use crate::ffi::{self, SeqFile};
-use crate::pair::Reason;
 use tcp_splice_core::pairing::Refusal;
+use tcp_splice_core::reason::Reason;
 
 /// What is counted. `*Gone` counters exist so that gauges need no shared word: alive is made less gone.
 #[derive(Clone, Copy)]

@@ -14,7 +14,7 @@
 //! as well). The pair goes with the second endpoint.
 
 use crate::ffi::{self, EBUSY, ENOMEM, Queue, Sock};
-use crate::pair::{Link, Reason, Side};
+use crate::pair::{Link, Side};
 use crate::pairing::tcp_splice_withdraw;
 use crate::recv::Look;
 use crate::ring::Ring;
@@ -22,6 +22,7 @@ use core::ffi::{c_int, c_ulong, c_void};
 use core::ptr;
 use core::sync::atomic::{Ordering, fence};
 use tcp_splice_core::handoff;
+use tcp_splice_core::reason::Reason;
 
 /// The sending direction is over: nothing may be published after the FIN. Socket lock held.
 #[unsafe(no_mangle)]

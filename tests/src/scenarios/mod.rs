@@ -11,6 +11,7 @@ mod full;
 mod fuzz;
 mod grow;
 mod lend;
+mod list;
 mod module;
 mod params;
 mod passing;
@@ -55,6 +56,7 @@ const GROUPS: &[(&str, &[Scenario])] = &[
     ("busy", busy::ALL),
     ("params", params::ALL),
     ("policy", policies::ALL),
+    ("list", list::ALL),
     ("module", module::ALL),
     ("volume", volume::ALL),
     ("clients", clients::ALL),

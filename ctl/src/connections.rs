@@ -1,0 +1,258 @@
+// SPDX-License-Identifier: GPL-2.0-only
+//! The module's list of spliced connections (`/proc/net/tcp_splice`, described in docs/contract.md): reading its text.
+
+use std::collections::HashMap;
+use std::net::{SocketAddr, SocketAddrV6};
+
+use serde::Serialize;
+
+use crate::ports::Ports;
+
+/// Who has a socket open.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+pub struct Process {
+    /// Its number in this PID namespace.
+    pub pid: i32,
+    /// Its command, as in `/proc/PID/comm`.
+    pub command: String,
+}
+
+/// The socket of one end.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+pub struct Socket {
+    /// Its address as it sees it.
+    pub local: SocketAddr,
+    /// The other end's address as it sees it.
+    pub remote: SocketAddr,
+    /// State of its TCP, as `ss` names it.
+    pub tcp_state: &'static str,
+    /// Number of its network namespace (`lsns -t net`).
+    pub netns: u64,
+    /// Its inode number, 0 if it was not accepted yet or its descriptors are closed.
+    pub inode: u64,
+    /// Number of its cgroup.
+    pub cgroup: u64,
+    /// Bytes it sent over TCP.
+    pub tcp_bytes: u64,
+    /// Who has it open, of those that can be seen from here.
+    pub processes: Vec<Process>,
+}
+
+/// One end: its socket, and the direction in which it sends.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+pub struct End {
+    /// `None` when it has left the connection to the other end.
+    pub socket: Option<Socket>,
+    /// What carries its bytes: `new` (nothing yet but TCP), `ring`, `leaving` (TCP, behind what is unread in the ring), `tcp`, `closed`.
+    pub carrier: String,
+    /// Why that is TCP; `none` when it is not.
+    pub reason: String,
+    /// Bytes it sent through the ring.
+    pub ring_bytes: u64,
+    /// Of these, unread by the other end.
+    pub unread: u64,
+    /// Bytes the ring holds at most; 0 before there is one.
+    pub ring_size: u64,
+    /// Times its bytes woke the other end.
+    pub wakes: u64,
+    /// Times it found the ring full.
+    pub stalls: u64,
+}
+
+/// One connection.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+pub struct Connection {
+    /// A number that no other connection has until the module is loaded anew.
+    pub id: u64,
+    /// The end that connected.
+    pub client: End,
+    /// The end that was accepted.
+    pub server: End,
+}
+
+/// `ss`'s names, by the kernel's numbers (net/tcp_states.h).
+const STATES: [&str; 14] = [
+    "UNKNOWN",
+    "ESTAB",
+    "SYN-SENT",
+    "SYN-RECV",
+    "FIN-WAIT-1",
+    "FIN-WAIT-2",
+    "TIME-WAIT",
+    "UNCONN",
+    "CLOSE-WAIT",
+    "LAST-ACK",
+    "LISTEN",
+    "CLOSING",
+    "SYN-RECV",
+    "UNCONN",
+];
+
+impl Connection {
+    /// Reads the list. A line that cannot be read is left out, a field that is not known is passed over: a newer module may say more. So
+    /// are connections of which both ends have left.
+    pub fn parse_all(text: &str) -> Vec<Self> {
+        let connections = text.lines().filter_map(Self::parse);
+        connections
+            .filter(|connection| connection.sockets().next().is_some())
+            .collect()
+    }
+
+    fn parse(line: &str) -> Option<Self> {
+        let fields: HashMap<&str, &str> = line
+            .split(' ')
+            .filter_map(|field| field.split_once('='))
+            .collect();
+        Some(Self {
+            id: fields.get("id")?.parse().ok()?,
+            client: End::parse(&fields, "client")?,
+            server: End::parse(&fields, "server")?,
+        })
+    }
+
+    /// The sockets of the ends that have not left.
+    pub fn sockets(&self) -> impl Iterator<Item = &Socket> {
+        [&self.client, &self.server]
+            .into_iter()
+            .filter_map(|end| end.socket.as_ref())
+    }
+
+    /// Has one of these ports at either end, as either end sees it.
+    pub fn has_port(&self, ports: &Ports) -> bool {
+        let mut addresses = self
+            .sockets()
+            .flat_map(|socket| [socket.local, socket.remote]);
+        addresses.any(|address| ports.as_slice().contains(&address.port()))
+    }
+
+    /// Notes who has its sockets open, by inode number.
+    pub fn find_processes(&mut self, owners: &HashMap<u64, Vec<Process>>) {
+        for end in [&mut self.client, &mut self.server] {
+            if let Some(socket) = &mut end.socket {
+                socket.processes = owners.get(&socket.inode).cloned().unwrap_or_default();
+            }
+        }
+    }
+}
+
+impl End {
+    fn parse(fields: &HashMap<&str, &str>, end: &str) -> Option<Self> {
+        let word = |name: &str| fields.get(format!("{end}.{name}").as_str()).copied();
+        let number = |name: &str| word(name)?.parse().ok();
+        let socket = || {
+            let state: usize = word("tcp_state")?.parse().ok()?;
+            Some(Socket {
+                local: address(word("local")?)?,
+                remote: address(word("remote")?)?,
+                tcp_state: STATES.get(state).copied().unwrap_or("UNKNOWN"),
+                netns: number("netns")?,
+                inode: number("inode")?,
+                cgroup: number("cgroup")?,
+                tcp_bytes: number("tcp_bytes")?,
+                processes: Vec::new(),
+            })
+        };
+        Some(Self {
+            socket: socket(),
+            carrier: word("carrier")?.to_owned(),
+            reason: word("reason")?.to_owned(),
+            ring_bytes: number("ring_bytes")?,
+            unread: number("unread")?,
+            ring_size: number("ring_size")?,
+            wakes: number("wakes")?,
+            stalls: number("stalls")?,
+        })
+    }
+}
+
+/// IPv4 addresses in IPv6 clothes are shown as what they are.
+fn address(text: &str) -> Option<SocketAddr> {
+    let address: SocketAddr = text.parse().ok()?;
+    Some(match address {
+        SocketAddr::V6(v6) => SocketAddr::new(SocketAddrV6::ip(&v6).to_canonical(), v6.port()),
+        v4 => v4,
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const LINE: &str = "id=7 client.local=127.0.0.1:40000 client.remote=127.0.0.1:6379 client.netns=4026531840 client.inode=11 \
+client.cgroup=1 client.tcp_state=1 client.tcp_bytes=5 client.carrier=ring client.reason=none client.ring_bytes=100 client.unread=20 \
+client.ring_size=65536 client.wakes=3 client.stalls=0 server.local=[::ffff:127.0.0.1]:6379 server.remote=[::ffff:127.0.0.1]:40000 \
+server.netns=4026531840 server.inode=12 server.cgroup=2 server.tcp_state=8 server.tcp_bytes=6 server.carrier=tcp \
+server.reason=packets server.ring_bytes=0 server.unread=0 server.ring_size=0 server.wakes=0 server.stalls=1 server.new=x\n";
+
+    fn one() -> Connection {
+        let all = Connection::parse_all(LINE);
+        assert_eq!(all.len(), 1);
+        all[0].clone()
+    }
+
+    #[test]
+    fn reads_a_line() {
+        let connection = one();
+        let client = connection.client.socket.as_ref().unwrap();
+        let server = connection.server.socket.as_ref().unwrap();
+        assert_eq!(connection.id, 7);
+        assert_eq!(client.local, server.remote);
+        assert_eq!(
+            (client.tcp_state, server.tcp_state),
+            ("ESTAB", "CLOSE-WAIT")
+        );
+        assert_eq!((connection.client.unread, connection.client.wakes), (20, 3));
+        assert_eq!(
+            (&*connection.server.carrier, &*connection.server.reason),
+            ("tcp", "packets")
+        );
+    }
+
+    #[test]
+    fn an_end_may_have_left() {
+        let line: Vec<&str> = LINE
+            .trim()
+            .split(' ')
+            .filter(|field| !field.starts_with("client.local"))
+            .collect();
+        let all = Connection::parse_all(&line.join(" "));
+        assert!(all[0].client.socket.is_none() && all[0].server.socket.is_some());
+        let neither: Vec<&str> = line
+            .into_iter()
+            .filter(|field| !field.starts_with("server.local"))
+            .collect();
+        assert!(Connection::parse_all(&neither.join(" ")).is_empty());
+    }
+
+    #[test]
+    fn strange_lines_are_left_out() {
+        for line in [
+            "",
+            "id=x",
+            "id=7",
+            "what is this",
+            &LINE.replace("client.wakes=3", "client.wakes=-3"),
+        ] {
+            assert!(Connection::parse_all(line).is_empty(), "{line}");
+        }
+    }
+
+    #[test]
+    fn ports_of_either_end() {
+        for (ports, want) in [("6379", true), ("40000", true), ("1,2", false)] {
+            assert_eq!(one().has_port(&ports.parse().unwrap()), want);
+        }
+    }
+
+    #[test]
+    fn processes_go_by_inode() {
+        let redis = Process {
+            pid: 5,
+            command: "redis-server".into(),
+        };
+        let mut connection = one();
+        connection.find_processes(&HashMap::from([(12, vec![redis.clone()])]));
+        assert_eq!(connection.client.socket.unwrap().processes, []);
+        assert_eq!(connection.server.socket.unwrap().processes, [redis]);
+    }
+}

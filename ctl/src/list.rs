@@ -1,0 +1,224 @@
+// SPDX-License-Identifier: GPL-2.0-only
+//! What `list` says, as text and as JSON.
+
+use std::collections::BTreeSet;
+
+use comfy_table::{CellAlignment, ContentArrangement, Table, presets::NOTHING};
+use serde::Serialize;
+
+use crate::connections::{Connection, End, Socket};
+
+/// Version of the JSON object. It goes up only when a field is removed or changes its meaning.
+const SCHEMA: u32 = 1;
+
+const HEADER: [&str; 10] = [
+    "CLIENT",
+    "SERVER",
+    "CLIENT OF",
+    "SERVER OF",
+    "STATE",
+    "RING TO",
+    "RING BACK",
+    "TCP TO",
+    "TCP BACK",
+    "FULL",
+];
+/// The first column that holds a number.
+const NUMBERS: usize = 5;
+
+#[derive(Serialize)]
+struct Json<'a> {
+    schema: u32,
+    connections: &'a [Connection],
+}
+
+/// One JSON object, described in the help of `list`.
+pub fn json(connections: &[Connection]) -> serde_json::Result<String> {
+    serde_json::to_string_pretty(&Json {
+        schema: SCHEMA,
+        connections,
+    })
+}
+
+/// A table with a line for each connection, in the order of their addresses.
+pub fn text(connections: &[Connection]) -> String {
+    let mut table = Table::new();
+    table.load_preset(NOTHING);
+    table.set_content_arrangement(ContentArrangement::Disabled);
+    table.set_header(HEADER);
+    let mut sorted: Vec<&Connection> = connections.iter().collect();
+    sorted.sort_by_key(|connection| connection.sockets().next().map(|s| (s.remote, s.local)));
+    for connection in sorted {
+        table.add_row(row(connection));
+    }
+    for (index, column) in table.column_iter_mut().enumerate() {
+        column.set_padding((0, 2));
+        if index >= NUMBERS {
+            column.set_cell_alignment(CellAlignment::Right);
+        }
+    }
+    let lines = table.lines().map(|line| line.trim_end().to_owned() + "\n");
+    lines.collect()
+}
+
+fn row(connection: &Connection) -> [String; HEADER.len()] {
+    let Connection { client, server, .. } = connection;
+    let tcp = |end: &End| {
+        end.socket
+            .as_ref()
+            .map_or("-".to_owned(), |s| s.tcp_bytes.to_string())
+    };
+    [
+        address(
+            client,
+            server,
+            |socket| socket.local,
+            |socket| socket.remote,
+        ),
+        address(
+            server,
+            client,
+            |socket| socket.local,
+            |socket| socket.remote,
+        ),
+        owners(client.socket.as_ref()),
+        owners(server.socket.as_ref()),
+        state(client, server),
+        client.ring_bytes.to_string(),
+        server.ring_bytes.to_string(),
+        tcp(client),
+        tcp(server),
+        client.stalls.saturating_add(server.stalls).to_string(),
+    ]
+}
+
+/// An end's own address, else what the other one takes for it.
+fn address<A: ToString>(
+    end: &End,
+    other: &End,
+    own: impl Fn(&Socket) -> A,
+    seen: impl Fn(&Socket) -> A,
+) -> String {
+    let own = end.socket.as_ref().map(own);
+    let seen = || other.socket.as_ref().map(seen);
+    own.or_else(seen)
+        .map_or("-".to_owned(), |address| address.to_string())
+}
+
+/// `redis-server/512`, and how many more.
+fn owners(socket: Option<&Socket>) -> String {
+    let processes = socket.map_or(&[][..], |socket| &socket.processes);
+    match processes {
+        [] => "-".to_owned(),
+        [one] => format!("{}/{}", one.command, one.pid),
+        [first, rest @ ..] => format!("{}/{}+{}", first.command, first.pid, rest.len()),
+    }
+}
+
+/// What carries the bytes; one word if both directions agree.
+fn state(client: &End, server: &End) -> String {
+    let words: BTreeSet<String> = [client, server].map(carrier).into();
+    let (to, back) = (carrier(client), carrier(server));
+    if words.len() == 1 {
+        to
+    } else {
+        format!("{to}, back {back}")
+    }
+}
+
+fn carrier(end: &End) -> String {
+    match (&*end.carrier, &*end.reason) {
+        ("tcp" | "leaving", reason) if reason != "none" => format!("{} ({reason})", end.carrier),
+        (carrier, _) => carrier.to_owned(),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::connections::Process;
+
+    fn end(local: &str, remote: &str, carrier: &str, reason: &str) -> End {
+        End {
+            socket: Some(Socket {
+                local: local.parse().unwrap(),
+                remote: remote.parse().unwrap(),
+                tcp_state: "ESTAB",
+                netns: 1,
+                inode: 2,
+                cgroup: 3,
+                tcp_bytes: 4,
+                processes: vec![Process {
+                    pid: 9,
+                    command: "redis-server".into(),
+                }],
+            }),
+            carrier: carrier.into(),
+            reason: reason.into(),
+            ring_bytes: 100,
+            unread: 0,
+            ring_size: 65536,
+            wakes: 1,
+            stalls: 2,
+        }
+    }
+
+    fn connection() -> Connection {
+        Connection {
+            id: 1,
+            client: end("127.0.0.1:40000", "10.0.0.1:80", "ring", "none"),
+            server: end("[::1]:6379", "127.0.0.1:40000", "tcp", "packets"),
+        }
+    }
+
+    #[test]
+    fn text_is_a_table() {
+        let text = text(&[connection()]);
+        let words: Vec<Vec<&str>> = text
+            .lines()
+            .map(|line| {
+                line.split("  ")
+                    .filter(|w| !w.is_empty())
+                    .map(str::trim)
+                    .collect()
+            })
+            .collect();
+        assert_eq!(words[0], HEADER);
+        let want = [
+            "127.0.0.1:40000",
+            "[::1]:6379",
+            "redis-server/9",
+            "redis-server/9",
+            "ring, back tcp (packets)",
+            "100",
+            "100",
+            "4",
+            "4",
+            "4",
+        ];
+        assert_eq!(words[1], want);
+    }
+
+    #[test]
+    fn no_connections_is_a_header() {
+        assert_eq!(text(&[]).lines().count(), 1);
+    }
+
+    #[test]
+    fn who_left_is_seen_by_the_other() {
+        let mut connection = connection();
+        connection.server.socket = None;
+        assert_eq!(row(&connection)[1], "10.0.0.1:80");
+        assert_eq!(row(&connection)[3], "-");
+    }
+
+    #[test]
+    fn json_schema_1() {
+        let value: serde_json::Value =
+            serde_json::from_str(&json(&[connection()]).unwrap()).unwrap();
+        assert_eq!(value["schema"], 1);
+        let end = r#"{"carrier":"ring","reason":"none","ring_bytes":100,"ring_size":65536,"socket":{"cgroup":3,"inode":2,"local":"127.0.0.1:40000","netns":1,"processes":[{"command":"redis-server","pid":9}],"remote":"10.0.0.1:80","tcp_bytes":4,"tcp_state":"ESTAB"},"stalls":2,"unread":0,"wakes":1}"#;
+        assert_eq!(value["connections"][0]["client"].to_string(), end);
+        assert_eq!(value["connections"][0]["id"], 1);
+    }
+}
