@@ -12,12 +12,12 @@ CTL     := target/release/tcp-splice-ctl
 MODDIR  := $(DESTDIR)/lib/modules/$(KVER)/extra
 SBINDIR := $(DESTDIR)/usr/sbin
 
-.PHONY: all help deps module bpf ctl install clean vm demo test test-host test-vm test-debug check
+.PHONY: all help deps module bpf ctl install clean vm demo test test-host test-vm test-conformance test-debug check
 
 all: module bpf ctl ## build the module, the policy program and the control tool (the default)
 
 help: ## list the targets
-	@sed -n 's/^\([a-z][a-z-]*\):.*## /\1|/p' $(MAKEFILE_LIST) | awk -F'|' '{ printf "  make %-10s %s\n", $$1, $$2 }'
+	@sed -n 's/^\([a-z][a-z-]*\):.*## /\1|/p' $(MAKEFILE_LIST) | awk -F'|' '{ printf "  make %-16s %s\n", $$1, $$2 }'
 	@echo 'Variables: KVER=$(KVER)  DESTDIR=$(DESTDIR)  FILTER=  (part of the names of the tests to run)'
 
 deps: ## install the packages needed to build here (run it with sudo)
@@ -65,6 +65,9 @@ test-host: ## host tests only
 
 test-vm: ## tests in a VM only
 	@$(CARGO) xtask test-vm $(FILTER)
+
+test-conformance: ## every case over plain TCP and spliced, in a VM, with what differs
+	@$(CARGO) xtask vm -- tcp-splice-conformance $(FILTER)
 
 test-debug: ## the tests in a VM whose kernel has KASAN, lockdep and the like (builds that kernel once)
 	@$(CARGO) xtask test-vm --debug-kernel $(FILTER)

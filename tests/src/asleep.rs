@@ -8,8 +8,8 @@ use std::time::Duration;
 
 use anyhow::{Context, Result};
 
-use crate::env::wait_until;
 use crate::sys;
+use crate::waiting::wait_until;
 
 /// A thread whose work blocks.
 #[derive(Debug)]

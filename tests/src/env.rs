@@ -3,18 +3,15 @@
 
 use std::io::{Read, Write};
 use std::net::{TcpListener, TcpStream};
-use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, bail, ensure};
 use tcp_splice_world::counters::{self, Counters};
+pub use tcp_splice_world::waiting::{SOON, wait_until};
 
 use crate::link::Link;
 
 /// How many one-byte round trips a new connection may need until both directions use the ring.
 const WARM_UP: usize = 64;
-
-/// How long anything may take that must happen soon. Never decides a test, only ends a hang.
-pub const SOON: Duration = Duration::from_secs(30);
 
 /// Over what the scenarios run.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -202,19 +199,6 @@ pub fn run(env: &Env, body: Body) -> Result<()> {
     if env.spliced() {
         claim.check(&env.since(&before)?)?;
         counters::settle(&before, SOON)?;
-    }
-    Ok(())
-}
-
-/// Waits until `done` holds; `what` names it in the error.
-pub fn wait_until(what: &str, mut done: impl FnMut() -> Result<bool>) -> Result<()> {
-    let deadline = Instant::now() + SOON;
-    while !done()? {
-        ensure!(
-            Instant::now() < deadline,
-            "failed to see within {SOON:?}: {what}"
-        );
-        std::thread::sleep(Duration::from_millis(2));
     }
     Ok(())
 }

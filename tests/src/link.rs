@@ -6,7 +6,8 @@ use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, TcpListener, TcpStream};
 
 use anyhow::{Context, Result};
 use socket2::{Domain, SockAddr, Socket, Type};
-use tcp_splice_world::netns::{self, Names};
+
+use crate::netns::{self, Names};
 
 /// Address family of a connection, seen from the listener.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -81,6 +82,11 @@ impl Link {
 
     /// A listener on a free port of the server's side.
     pub fn listen(&self) -> Result<TcpListener> {
+        self.listen_on(0)
+    }
+
+    /// A listener on `port` of the server's side (0 for a free one), which may have connections of an earlier listener left.
+    pub fn listen_on(&self, port: u16) -> Result<TcpListener> {
         let domain = match self.family {
             Family::V4 => Domain::IPV4,
             Family::V6 | Family::Mapped => Domain::IPV6,
@@ -94,8 +100,9 @@ impl Link {
         if domain == Domain::IPV6 {
             socket.set_only_v6(self.family == Family::V6)?;
         }
+        socket.set_reuse_address(port != 0)?;
         socket
-            .bind(&SocketAddr::new(any, 0).into())
+            .bind(&SocketAddr::new(any, port).into())
             .context("failed to bind listener")?;
         socket.listen(1024).context("failed to listen")?;
         Ok(socket.into())

@@ -4,19 +4,17 @@
 //! Each scenario runs in a process of its own, so that a hang or a crash is one failed test and nothing more. The options are
 //! those of `cargo test` (filters, `--list`, `--exact`, `--skip`), and `--plain`: over plain TCP, without the module.
 
-mod asleep;
 mod env;
 mod fixture;
-mod link;
 mod scenario;
 mod scenarios;
-mod sys;
 mod watchdog;
 
 use std::process::ExitCode;
 
 use anyhow::{Context, Result, ensure};
 use libtest_mimic::{Arguments, Failed, Trial};
+use tcp_splice_world::{asleep, link, sys};
 
 use crate::env::{Env, Mode};
 use crate::fixture::Fixture;

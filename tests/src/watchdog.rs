@@ -11,7 +11,7 @@ use std::time::{Duration, Instant};
 use anyhow::{Context, Result};
 use nix::sys::signal::{Signal, killpg};
 use nix::unistd::Pid;
-use tcp_splice_world::counters::Counters;
+use tcp_splice_world::picture::picture;
 use tcp_splice_world::policy;
 
 use crate::env::Mode;
@@ -105,19 +105,4 @@ fn unlinked_file() -> Result<File> {
     let file = file.with_context(|| format!("failed to create {}", path.display()))?;
     fs::remove_file(&path)?;
     Ok(file)
-}
-
-/// Where each thread of the process is, and the counters.
-fn picture(process: u32) -> String {
-    let mut text = String::new();
-    let threads = fs::read_dir(format!("/proc/{process}/task"));
-    for thread in threads.into_iter().flatten().flatten() {
-        let read = |name| fs::read_to_string(thread.path().join(name)).unwrap_or_default();
-        let (call, stack) = (read("syscall"), read("stack"));
-        text += &format!("thread {:?}: syscall {call}{stack}", thread.file_name());
-    }
-    if let Ok(counters) = Counters::read() {
-        text += &format!("counters: {:?}\n", counters.moved());
-    }
-    text
 }

@@ -18,6 +18,9 @@ use crate::tally::Tally;
 use crate::ui::{self, Step};
 use crate::{VmOptions, accel, cache, checkout, host};
 
+/// The test programs, in the order they run in one boot.
+const GUEST_TESTS: [&str; 2] = ["tcp-splice-tests", "tcp-splice-conformance"];
+
 /// A guest under emulation on a busy machine says hello within seconds; this is for the worst.
 const HELLO: Duration = Duration::from_secs(300);
 
@@ -232,9 +235,7 @@ fn bring_back(from: &Path, target: &Path) -> Result<()> {
 }
 
 fn vm_tests(options: &VmOptions, filter: Option<&str>) -> Result<Tally> {
-    let mut command = vec!["tcp-splice-tests".to_owned()];
-    // A single word would be taken for a shell script, which is the same here.
-    command.extend(filter.map(str::to_owned));
+    let command = [payload::each(&GUEST_TESTS, filter)];
     let mut outcome = prepare(options)?.boot(options, &Job::Command(&command), "test")?;
     if outcome
         .complaints

@@ -97,8 +97,8 @@ pub struct VmOptions {
     /// Seconds after which the guest is ended and counts as failed
     #[arg(
         long,
-        default_value_t = 900,
-        default_value_if("debug_kernel", "true", "3600")
+        default_value_t = 1500,
+        default_value_if("debug_kernel", "true", "5400")
     )]
     time_limit: u64,
     /// More words for the guest kernel's command line

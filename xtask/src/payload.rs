@@ -220,15 +220,26 @@ fn path_with_sbin() -> String {
     )
 }
 
+/// A script that runs each of these programs, whatever the others do, and fails if one of them does.
+pub fn each(programs: &[&str], argument: Option<&str>) -> String {
+    let mut script = String::from("failed=0\n");
+    for program in programs {
+        let argument = argument.map(quoted).unwrap_or_default();
+        script += &format!("{program} {argument} || failed=$?\n");
+    }
+    script + "exit $failed"
+}
+
+fn quoted(word: &str) -> String {
+    format!("'{}'", word.replace('\'', "'\\''"))
+}
+
 /// The words as one line for sh, each quoted; a single word is a script of its own.
 fn shell_line(words: &[String]) -> String {
     if let [script] = words {
         return format!("{script}\n");
     }
-    let quoted: Vec<_> = words
-        .iter()
-        .map(|word| format!("'{}'", word.replace('\'', "'\\''")))
-        .collect();
+    let quoted: Vec<_> = words.iter().map(|word| quoted(word)).collect();
     format!("exec {}\n", quoted.join(" "))
 }
 
@@ -264,6 +275,15 @@ mod tests {
     fn words_are_quoted_for_the_shell() {
         let words = ["echo", "a b", "it's"].map(str::to_owned);
         assert_eq!(shell_line(&words), "exec 'echo' 'a b' 'it'\\''s'\n");
+    }
+
+    #[test]
+    fn each_program_runs_and_any_can_fail() {
+        let script = each(&["a", "b"], Some("x y"));
+        assert_eq!(
+            script,
+            "failed=0\na 'x y' || failed=$?\nb 'x y' || failed=$?\nexit $failed"
+        );
     }
 
     #[test]

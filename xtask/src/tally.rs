@@ -20,8 +20,35 @@ impl Tally {
         failed: 1,
     };
 
-    /// Sums the `test result:` lines in the output of one or several test programs.
+    /// Sums what one or several test programs report: in `test result:` lines, or in KTAP.
     pub fn of_output(text: &str) -> Self {
+        let mut sum = Self::of_result_lines(text);
+        sum += Self::of_ktap(text);
+        sum
+    }
+
+    /// Counts the result lines of KTAP reports. Results that a report planned and does not have are failures.
+    fn of_ktap(text: &str) -> Self {
+        let mut sum = Self::default();
+        for report in text.split("KTAP version ").skip(1) {
+            let mut here = Self::default();
+            let mut planned = 0;
+            for line in report.lines() {
+                if let Some(count) = line.strip_prefix("1..") {
+                    planned = count.trim().parse().unwrap_or(0);
+                } else if is_result(line.strip_prefix("not ok ")) {
+                    here.failed += 1;
+                } else if is_result(line.strip_prefix("ok ")) {
+                    here.passed += 1;
+                }
+            }
+            here.failed += u64::saturating_sub(planned, here.passed + here.failed);
+            sum += here;
+        }
+        sum
+    }
+
+    fn of_result_lines(text: &str) -> Self {
         let mut sum = Self::default();
         for line in text
             .lines()
@@ -41,6 +68,12 @@ impl Tally {
         }
         sum
     }
+}
+
+/// True if what follows the verdict of a line begins with a number, as in KTAP.
+fn is_result(rest: Option<&str>) -> bool {
+    let number = rest.and_then(|rest| rest.split(' ').next());
+    number.is_some_and(|number| number.parse::<u64>().is_ok())
 }
 
 impl AddAssign for Tally {
@@ -72,5 +105,19 @@ mod tests {
             }
         );
         assert_eq!(Tally::of_output(""), Tally::default());
+    }
+
+    #[test]
+    fn ktap_lines_are_counted_with_what_was_planned() {
+        let report = "test result: ok. 3 passed; 0 failed; 0 ignored\nok 9 too early\nKTAP version 1\n1..4\n\
+            ok 1 loopback/v4/a\nnot ok 2 loopback/v4/b\n# plain:   ok 3\nok then\nok 3 loopback/v4/c\n";
+        let all = Tally::of_output(&format!(
+            "{report}ok 4 loopback/v4/d\n# 3 passed, 1 failed\n"
+        ));
+        assert_eq!((all.passed, all.failed), (6, 1));
+        let cut = Tally::of_output(report);
+        assert_eq!((cut.passed, cut.failed), (5, 2));
+        let empty = Tally::of_output("KTAP version 1\n1..0\n");
+        assert_eq!(empty, Tally::default());
     }
 }
