@@ -5,6 +5,7 @@ mod cell;
 mod chart;
 mod check;
 mod copies;
+mod instructions;
 mod machine;
 mod measure;
 mod place;
@@ -36,6 +37,8 @@ enum Command {
     Copies,
     /// Measure splice(2) from a spliced connection beside recv() on it
     Splices(splices::Options),
+    /// Exchange messages between markers that an emulator's plugin counts instructions by (see `cargo xtask instructions`)
+    Instructions(instructions::Options),
     /// Draw tables and chart once more from raw results
     Report {
         /// A results.json of an earlier run
@@ -61,6 +64,7 @@ fn start(command: Command) -> Result<()> {
         Command::Run(options) => run::run(&options),
         Command::Copies => copies::run(),
         Command::Splices(options) => splices::run(&options),
+        Command::Instructions(options) => instructions::run(&options),
         Command::Report { results, out } => {
             let directory = out.or_else(|| results.parent().map(PathBuf::from));
             let directory = directory.unwrap_or_default();

@@ -130,13 +130,17 @@ pub fn purge() -> Result<()> {
 }
 
 /// Everything that a boot needs.
-struct Prepared {
+pub struct Prepared {
     rootfs: Rootfs,
     debug: Option<DebugKernel>,
     payload: Payload,
 }
 
-fn prepare(options: &VmOptions) -> Result<Prepared> {
+/// Makes everything that a boot needs.
+///
+/// # Errors
+/// When something cannot be made.
+pub fn prepare(options: &VmOptions) -> Result<Prepared> {
     host::need(host::VM_PACKAGES)?;
     let rootfs = rootfs::get()?;
     let debug = if options.debug_kernel {
@@ -165,6 +169,7 @@ impl Prepared {
             } else {
                 Disks::Nvme
             },
+            counter: options.counter.clone(),
             cpus: options.cpus,
             memory: options.memory,
             append: if self.debug.is_some() {
@@ -183,7 +188,7 @@ impl Prepared {
     }
 
     /// Boots with this job; logs go to results/log, the guest's files to results/NAME.
-    fn boot(self, options: &VmOptions, job: &Job, name: &str) -> Result<Outcome> {
+    pub fn boot(self, options: &VmOptions, job: &Job, name: &str) -> Result<Outcome> {
         let machine = self.machine(options);
         let accel = self.accel(options)?;
         let shell = matches!(job, Job::Shell);

@@ -12,6 +12,7 @@ mod console;
 mod debug_kernel;
 mod guest;
 mod host;
+mod instructions;
 mod klog;
 mod payload;
 mod qemu;
@@ -69,6 +70,11 @@ enum Task {
         #[arg(last = true)]
         more: Vec<String>,
     },
+    /// Count the instructions of one message over plain TCP, spliced, and AF_UNIX (always in emulation)
+    Instructions {
+        #[command(flatten)]
+        options: instructions::Options,
+    },
     /// Make the guest's root file system and build the project inside, without booting
     Build {
         #[command(flatten)]
@@ -107,6 +113,25 @@ pub struct VmOptions {
     /// Boot a kernel with KASAN, lockdep and the like, which is built if need be
     #[arg(long)]
     debug_kernel: bool,
+    /// Set by the command that counts instructions
+    #[arg(skip)]
+    counter: Option<qemu::Counter>,
+}
+
+impl VmOptions {
+    /// A guest whose instructions are counted: one processor, since on two the ends of a connection spin for each other, and addresses
+    /// that are the same in every boot.
+    fn counting(counter: qemu::Counter) -> Self {
+        Self {
+            accel: Some(qemu::Accel::Tcg),
+            cpus: 1,
+            memory: 2048,
+            time_limit: 3600,
+            append: "nokaslr norandmaps randomize_kstack_offset=off".to_owned(),
+            debug_kernel: false,
+            counter: Some(counter),
+        }
+    }
 }
 
 fn main() -> ExitCode {
@@ -117,6 +142,7 @@ fn main() -> ExitCode {
         Task::TestHost => commands::test_host(),
         Task::TestVm { vm, filter } => commands::test_vm(&vm, filter.as_deref()),
         Task::Demo { vm, more } => commands::demo(&vm, &more),
+        Task::Instructions { options } => instructions::run(&options),
         Task::Build { vm } => commands::build(&vm),
         Task::Purge => commands::purge(),
     };

@@ -59,7 +59,30 @@ pub struct Machine {
     pub memory: u32,
     /// more words for the kernel's command line
     pub append: String,
+    /// counts the guest's instructions, which takes emulation
+    pub counter: Option<Counter>,
 }
+
+/// The plugin that counts instructions (insn/src/lib.rs).
+#[derive(Debug, Clone)]
+pub struct Counter {
+    /// the plugin
+    pub plugin: PathBuf,
+    /// the file that it writes
+    pub out: PathBuf,
+}
+
+/// How a guest runs whose instructions are counted. Its clock is the count itself, one nanosecond for each, so that neither timers nor
+/// anything else that looks at the time depends on the host's load. Without ERMS and FSRM the kernel copies by words, as the module does:
+/// `rep movsb` would be one instruction for any number of bytes.
+const COUNTED: [&str; 6] = [
+    "-accel",
+    "tcg,thread=single",
+    "-icount",
+    "shift=0",
+    "-cpu",
+    "max,-erms,-fsrm",
+];
 
 /// Where the guest's channels end on the host: files in one directory.
 pub struct Channels<'a>(pub &'a Path);
@@ -100,10 +123,7 @@ impl Machine {
             "none",
             "-no-reboot",
         ]);
-        command.args(match accel {
-            Accel::Kvm => ["-accel", "kvm", "-cpu", "host"],
-            Accel::Tcg => ["-accel", "tcg,thread=multi", "-cpu", "max"],
-        });
+        self.processors(&mut command, accel);
         command
             .arg("-smp")
             .arg(self.cpus.to_string())
@@ -139,6 +159,21 @@ impl Machine {
             port(&mut command, "output", "file,id=output,path=/dev/fd/1");
         }
         command
+    }
+
+    fn processors(&self, command: &mut Command, accel: Accel) {
+        let Some(counter) = &self.counter else {
+            command.args(match accel {
+                Accel::Kvm => ["-accel", "kvm", "-cpu", "host"],
+                Accel::Tcg => ["-accel", "tcg,thread=multi", "-cpu", "max"],
+            });
+            return;
+        };
+        command.args(COUNTED).arg("-plugin").arg(format!(
+            "file={},out={}",
+            escaped(&counter.plugin),
+            escaped(&counter.out)
+        ));
     }
 
     /// A panic and an oops end the guest at once (`-no-reboot`); warnings do not, so that the log shows all

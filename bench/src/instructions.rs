@@ -1,0 +1,247 @@
+// SPDX-License-Identifier: GPL-2.0-only
+//! Messages between markers, for the emulator to count instructions by: plain TCP, spliced and `AF_UNIX`, between two processes on one
+//! processor. Only the windows are made here; the counts are on the host (`cargo xtask instructions` joins the two).
+
+mod cell;
+mod marker;
+mod server;
+mod sockets;
+
+use std::collections::BTreeMap;
+use std::fs;
+use std::io::{Read, Write};
+use std::net::{Shutdown, TcpStream};
+use std::os::fd::AsFd;
+use std::path::PathBuf;
+
+use anyhow::{Context, Result, ensure};
+use clap::Args;
+use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
+use serde::Serialize;
+use tcp_splice_world::counters::Counters;
+use tcp_splice_world::pattern::Pattern;
+use tcp_splice_world::policy;
+
+use crate::machine::Machine;
+use cell::{Cell, Way};
+use server::Server;
+use sockets::Listener;
+
+/// What to do.
+#[derive(Debug, Args)]
+pub struct Options {
+    /// Directory for windows.json
+    #[arg(long)]
+    out: PathBuf,
+    /// Windows of each figure
+    #[arg(long, default_value_t = 15)]
+    windows: usize,
+    /// Only cells whose name contains this; may be given several times
+    #[arg(long)]
+    only: Vec<String>,
+}
+
+/// Settings of the scheduler, so that every window goes the same way.
+const SCHEDULER: [(&str, &str); 2] = [
+    // No end is stopped in the middle of a copy: the other one would spin for it, and the stream would go on out of step.
+    ("/sys/kernel/debug/sched/base_slice_ns", "100000000"),
+    // A process that sleeps leaves the queue at once, whether or not it has run for longer than its share.
+    ("/sys/kernel/debug/sched/features", "NO_DELAY_DEQUEUE"),
+];
+
+/// One figure: so many windows, in the order in which the markers come.
+#[derive(Debug, Serialize)]
+struct Figure {
+    cell: String,
+    way: &'static str,
+    windows: usize,
+    operations: usize,
+    /// the module's counters, in these windows and those before them
+    counters: BTreeMap<String, u64>,
+}
+
+/// What the host needs to understand the counts.
+#[derive(Debug, Serialize)]
+struct Windows {
+    machine: Machine,
+    figures: Vec<Figure>,
+}
+
+/// Makes all windows, and writes down which is which.
+///
+/// # Errors
+/// When the data is wrong, or the bytes did not go the way that is counted.
+pub fn run(options: &Options) -> Result<()> {
+    policy::restore()?;
+    ensure!(
+        std::thread::available_parallelism()?.get() == 1,
+        "both ends have to run on the only processor: on two they spin for each other, and for how long is a matter of time"
+    );
+    for (path, setting) in SCHEDULER {
+        fs::write(path, setting).with_context(|| format!("failed to write {path}"))?;
+    }
+    let mut figures = Vec::new();
+    let wanted = |cell: &Cell| {
+        let name = cell.to_string();
+        options.only.is_empty() || options.only.iter().any(|word| name.contains(word))
+    };
+    for cell in Cell::ALL.into_iter().filter(wanted) {
+        for way in Way::ALL {
+            let counters =
+                figure(options, cell, way).with_context(|| format!("{cell}, {}", way.name()))?;
+            figures.push(Figure {
+                cell: cell.to_string(),
+                way: way.name(),
+                windows: options.windows,
+                operations: cell.operations(),
+                counters,
+            });
+        }
+        eprintln!("{cell}");
+    }
+    let windows = Windows {
+        machine: Machine::detect(None),
+        figures,
+    };
+    let path = options.out.join("windows.json");
+    fs::write(&path, serde_json::to_string_pretty(&windows)?)
+        .with_context(|| format!("failed to write {}", path.display()))
+}
+
+/// The bytes of every message of this size.
+fn message(size: usize) -> Vec<u8> {
+    Pattern::new(5).bytes(0, size)
+}
+
+/// All windows of one figure, and the proof that the bytes went the right way.
+fn figure(options: &Options, cell: Cell, way: Way) -> Result<BTreeMap<String, u64>> {
+    way.enter()?;
+    let before = Counters::read()?;
+    let listener = Listener::new(way)?;
+    let all = cell.warm_up() + options.windows;
+    let windows = (0..all).map(|index| index >= cell.warm_up());
+    match cell {
+        Cell::Ready(_) => arrived(cell, &listener, windows)?,
+        Cell::Connection(_) => one_after_the_other(cell, &listener, windows)?,
+        _ => over_one(cell, &listener, windows)?,
+    }
+    let counters = Counters::read()?.since(&before);
+    prove(way, all * cell.bytes(), &counters)?;
+    Ok(counters.moved())
+}
+
+/// Windows over one connection; each of `windows` says whether it counts.
+fn over_one(cell: Cell, listener: &Listener, windows: impl Iterator<Item = bool>) -> Result<()> {
+    let mut client = listener.connect()?;
+    let accepted = listener.accept()?;
+    let server = Server::start(|| server::serve(cell, accepted.try_clone()?))?;
+    drop(accepted);
+    for counted in windows {
+        window(counted, || messages(cell, &mut client, counted))?;
+    }
+    // Closing would not end the stream: the server has a copy.
+    client.shutdown(Shutdown::Write)?;
+    server.join()
+}
+
+/// Windows of many connections.
+fn one_after_the_other(
+    cell: Cell,
+    listener: &Listener,
+    windows: impl ExactSizeIterator<Item = bool>,
+) -> Result<()> {
+    let all = windows.len() * cell.messages();
+    let server = Server::start(|| server::serve_each(cell, listener, all))?;
+    for counted in windows {
+        window(counted, || connections(cell, listener, counted))?;
+    }
+    server.join()
+}
+
+/// Windows in which all messages have arrived before; nobody sleeps, so this process is both ends.
+fn arrived(cell: Cell, listener: &Listener, windows: impl Iterator<Item = bool>) -> Result<()> {
+    let mut client = listener.connect()?;
+    let mut accepted = listener.accept()?;
+    let message = message(cell.size());
+    for counted in windows {
+        for _ in 0..cell.messages() {
+            accepted.write_all(&message).context("failed to send")?;
+        }
+        window(counted, || ready(cell, &mut client, counted))?;
+    }
+    Ok(())
+}
+
+/// Does `work`, between markers if it is to be counted.
+fn window(counted: bool, work: impl FnOnce() -> Result<()>) -> Result<()> {
+    if counted {
+        marker::begin();
+    }
+    let done = work();
+    if counted {
+        marker::end();
+    }
+    done
+}
+
+/// The client's side of a window; what comes back is looked at unless it is counted.
+fn messages(cell: Cell, stream: &mut TcpStream, counted: bool) -> Result<()> {
+    let message = message(cell.size());
+    if matches!(cell, Cell::Stream(_)) {
+        for _ in 0..cell.messages() {
+            stream.write_all(&message).context("failed to send")?;
+        }
+        return stream.read_exact(&mut [0]).context("failed to receive");
+    }
+    let mut buffer = vec![0; cell.size()];
+    for _ in 0..cell.messages() {
+        round_trip(stream, &message, &mut buffer)?;
+        ensure!(counted || buffer == message, "wrong data");
+    }
+    Ok(())
+}
+
+fn round_trip(stream: &mut TcpStream, message: &[u8], buffer: &mut [u8]) -> Result<()> {
+    stream.write_all(message).context("failed to send")?;
+    stream.read_exact(buffer).context("failed to receive")
+}
+
+/// Takes what has arrived, each message after asking for it.
+fn ready(cell: Cell, stream: &mut TcpStream, counted: bool) -> Result<()> {
+    let message = message(cell.size());
+    let mut buffer = vec![0; cell.size()];
+    for _ in 0..cell.messages() {
+        let mut asked = [PollFd::new(stream.as_fd(), PollFlags::POLLIN)];
+        let found = poll(&mut asked, PollTimeout::ZERO).context("failed to poll")?;
+        ensure!(found == 1, "a message has not arrived");
+        stream
+            .read_exact(&mut buffer)
+            .context("failed to receive")?;
+        ensure!(counted || buffer == message, "wrong data");
+    }
+    Ok(())
+}
+
+fn connections(cell: Cell, listener: &Listener, counted: bool) -> Result<()> {
+    let message = message(cell.size());
+    let mut buffer = vec![0; cell.size()];
+    for _ in 0..cell.messages() {
+        round_trip(&mut listener.connect()?, &message, &mut buffer)?;
+        ensure!(counted || buffer == message, "wrong data");
+    }
+    Ok(())
+}
+
+fn prove(way: Way, bytes: usize, counters: &Counters) -> Result<()> {
+    let (ring, pairs) = (counters.get("ring_bytes")?, counters.get("pairs_made")?);
+    let moved = counters.moved();
+    if way == Way::Spliced {
+        ensure!(
+            ring >= bytes as u64 * 99 / 100,
+            "only {ring} of {bytes} bytes went through the ring: {moved:?}"
+        );
+    } else {
+        ensure!(ring == 0 && pairs == 0, "the ring was used: {moved:?}");
+    }
+    Ok(())
+}

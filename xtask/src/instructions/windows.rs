@@ -1,0 +1,153 @@
+// SPDX-License-Identifier: GPL-2.0-only
+//! The guest's list of windows, joined with the plugin's counts.
+
+use anyhow::{Context, Result, bail, ensure};
+use serde::Deserialize;
+
+use super::figures::{Cell, Figure, Figures, Machine};
+
+/// `windows.json` of `tcp-splice-bench instructions`.
+#[derive(Debug, Deserialize)]
+struct Windows {
+    machine: Guest,
+    figures: Vec<Listed>,
+}
+
+#[derive(Debug, Deserialize)]
+struct Guest {
+    kernel: String,
+    ring_kbytes: String,
+}
+
+#[derive(Debug, Deserialize)]
+struct Listed {
+    cell: String,
+    way: String,
+    windows: usize,
+    operations: u64,
+}
+
+/// A marker's sums.
+#[derive(Debug, Clone, Copy)]
+struct Sums {
+    instructions: u64,
+    turns: u64,
+}
+
+/// What the windows say. `qemu` is QEMU's version.
+///
+/// # Errors
+/// When the list and the counts do not fit together.
+pub fn join(windows: &str, counts: &str, qemu: String) -> Result<Figures> {
+    let Windows { machine, figures } =
+        serde_json::from_str(windows).context("failed to parse the list of windows")?;
+    let mut counted = pairs(counts)?.into_iter();
+    let mut cells = Vec::new();
+    for ways in figures.chunks(3) {
+        let [plain, spliced, unix] = ways else {
+            bail!("failed to find all ways of the last operation");
+        };
+        let mut take = |listed: &Listed, way: &str| {
+            let same = listed.way == way && listed.cell == plain.cell;
+            ensure!(
+                same,
+                "failed to find {}, {way}: it is {listed:?}",
+                plain.cell
+            );
+            figure(listed, &mut counted)
+        };
+        cells.push(Cell {
+            operation: plain.cell.clone(),
+            plain: take(plain, "plain")?,
+            spliced: take(spliced, "spliced")?,
+            unix: take(unix, "unix")?,
+        });
+    }
+    ensure!(
+        counted.next().is_none(),
+        "failed to assign all counts to windows"
+    );
+    let machine = Machine {
+        kernel: machine.kernel,
+        qemu,
+        ring_kbytes: machine.ring_kbytes,
+    };
+    Ok(Figures::new(machine, cells))
+}
+
+fn figure(listed: &Listed, counted: &mut impl Iterator<Item = (Sums, Sums)>) -> Result<Figure> {
+    let each = |from: u64, to: u64| to.saturating_sub(from) as f64 / listed.operations as f64;
+    let windows: Vec<_> = counted.take(listed.windows).collect();
+    ensure!(
+        windows.len() == listed.windows && listed.windows > 0,
+        "failed to find all windows of {} in the counts",
+        listed.cell
+    );
+    let of = |which: fn(&Sums) -> u64| {
+        let all = windows.iter();
+        all.map(|(begin, end)| each(which(begin), which(end)))
+            .collect()
+    };
+    Ok(Figure::of(
+        of(|sums| sums.instructions),
+        of(|sums| sums.turns),
+    ))
+}
+
+fn pairs(counts: &str) -> Result<Vec<(Sums, Sums)>> {
+    let mut pairs = Vec::new();
+    let mut open = None;
+    for line in counts.lines() {
+        let (kind, sums) = parse(line).with_context(|| format!("failed to parse {line:?}"))?;
+        match (kind, open.take()) {
+            ("begin", None) => open = Some(sums),
+            ("end", Some(begin)) => pairs.push((begin, sums)),
+            _ => bail!("failed to pair the markers: {line:?} is out of turn"),
+        }
+    }
+    ensure!(open.is_none(), "failed to find the end of the last window");
+    Ok(pairs)
+}
+
+fn parse(line: &str) -> Option<(&str, Sums)> {
+    let mut words = line.split(' ');
+    let kind = words.next()?;
+    let mut number = || words.next()?.parse().ok();
+    let sums = Sums {
+        instructions: number()?,
+        turns: number()?,
+    };
+    Some((kind, sums))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const WINDOWS: &str = r#"{"machine": {"kernel": "k", "ring_kbytes": "64"}, "figures": [
+        {"cell": "c", "way": "plain", "windows": 1, "operations": 2},
+        {"cell": "c", "way": "spliced", "windows": 1, "operations": 2},
+        {"cell": "c", "way": "unix", "windows": 1, "operations": 2}]}"#;
+    const COUNTS: &str = "begin 10 0\nend 30 4\nbegin 30 4\nend 40 4\nbegin 90 5\nend 94 5\n";
+
+    #[test]
+    fn counts_are_shared_out_in_order() -> Result<()> {
+        let figures = join(WINDOWS, COUNTS, "9".to_owned())?;
+        let [cell] = &figures.cells[..] else {
+            bail!("{figures:?}");
+        };
+        let medians = [&cell.plain, &cell.spliced, &cell.unix].map(|figure| figure.median);
+        assert_eq!(medians, [10.0, 5.0, 2.0]);
+        assert_eq!(cell.plain.turns, 2.0);
+        Ok(())
+    }
+
+    #[test]
+    fn markers_that_do_not_fit_are_refused() {
+        let more = format!("{COUNTS}begin 95 0\nend 96 0\n");
+        let (head, _) = COUNTS.split_at(30);
+        for counts in [&more, head, "end 1 1\n", "begin 1 1\n", "begin x 1\n"] {
+            assert!(join(WINDOWS, counts, String::new()).is_err(), "{counts}");
+        }
+    }
+}
