@@ -10,5 +10,6 @@ pub mod pattern;
 pub mod picture;
 pub mod policy;
 pub mod program;
+pub mod sizes;
 pub mod sys;
 pub mod waiting;

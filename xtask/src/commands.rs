@@ -19,7 +19,11 @@ use crate::ui::{self, Step};
 use crate::{VmOptions, accel, cache, checkout, host};
 
 /// The test programs, in the order they run in one boot.
-const GUEST_TESTS: [&str; 2] = ["tcp-splice-tests", "tcp-splice-conformance"];
+const GUEST_TESTS: [&str; 3] = [
+    "tcp-splice-tests",
+    "tcp-splice-conformance",
+    "tcp-splice-conformance fuzz",
+];
 
 /// A guest under emulation on a busy machine says hello within seconds; this is for the worst.
 const HELLO: Duration = Duration::from_secs(300);

@@ -18,6 +18,8 @@ pub type Body = fn(&Run) -> Result<()>;
 pub enum Need {
     /// Every connection was paired, and bytes of the case itself went through a ring.
     Ring,
+    /// Every connection was paired.
+    Pairs,
     /// Every connection was paired and its lanes ran; the case itself moves no bytes, or moves them over TCP.
     Lanes,
 }

@@ -18,7 +18,7 @@ use tcp_splice_world::link::Link;
 use tcp_splice_world::picture::picture;
 use tcp_splice_world::sys;
 
-use crate::case::Case;
+use crate::case::Need;
 use crate::run::{Over, Run};
 use crate::trace::FAULT;
 
@@ -28,8 +28,25 @@ const LIMIT: Duration = Duration::from_secs(60);
 /// How long to wait for output before looking whether the process has ended, in milliseconds.
 const GLANCE: u16 = 50;
 
-/// Runs `case` and returns the lines of its trace. Call only while this process has one thread.
-pub fn trace(case: &Case, link: &Link, over: Over, counted: bool) -> Result<Vec<String>> {
+/// Runs `body` and returns the lines of its trace. Call only while this process has one thread.
+pub fn trace_of(
+    body: &dyn Fn(&Run) -> Result<()>,
+    need: Need,
+    link: &Link,
+    over: Over,
+    counted: bool,
+) -> Vec<String> {
+    let trace = trace(body, need, link, over, counted);
+    trace.unwrap_or_else(|error| vec![format!("{FAULT}{error:#}")])
+}
+
+fn trace(
+    body: &dyn Fn(&Run) -> Result<()>,
+    need: Need,
+    link: &Link,
+    over: Over,
+    counted: bool,
+) -> Result<Vec<String>> {
     let (out, into) = nix::unistd::pipe().context("failed to make a pipe")?;
     let link = link.clone();
     let child = sys::fork(|| {
@@ -39,7 +56,7 @@ pub fn trace(case: &Case, link: &Link, over: Over, counted: bool) -> Result<Vec<
             dup2_stderr(&into)?;
             Ok(())
         };
-        ready().is_ok() && here(case, link, over, counted)
+        ready().is_ok() && here(body, need, link, over, counted)
     })?;
     drop(into);
     let text = follow(out, child, Instant::now() + LIMIT)?;
@@ -48,15 +65,21 @@ pub fn trace(case: &Case, link: &Link, over: Over, counted: bool) -> Result<Vec<
 }
 
 /// The child's side.
-fn here(case: &Case, link: Link, over: Over, counted: bool) -> bool {
+fn here(
+    body: &dyn Fn(&Run) -> Result<()>,
+    need: Need,
+    link: Link,
+    over: Over,
+    counted: bool,
+) -> bool {
     let work = || -> Result<()> {
         let run = Run::new(link, over, counted)?;
-        let result = (case.body)(&run);
+        let result = body(&run);
         if let Err(error) = &result {
             run.fault(format_args!("{error:#}"));
             return Ok(());
         }
-        run.prove(case.need)
+        run.prove(need)
     };
     match catch_unwind(AssertUnwindSafe(work)) {
         Ok(Ok(())) => {}

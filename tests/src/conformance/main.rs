@@ -9,6 +9,7 @@ mod calls;
 mod case;
 mod cases;
 mod child;
+mod fuzz;
 mod ktap;
 mod observe;
 mod options;
@@ -32,9 +33,6 @@ use crate::setting::Setting;
 
 /// How often a case runs whose runs differ in times alone.
 const TRIES: usize = 3;
-
-/// What is checked after the last case.
-const LEFT_OVER: &str = "machine/nothing_is_left_over";
 
 /// A case on a link.
 #[derive(Debug)]
@@ -62,16 +60,25 @@ fn start() -> Result<bool> {
         return Ok(true);
     }
     let world = format!("tc{}", std::process::id() % 1_000_000);
+    if options.fuzz {
+        need_root(options.list)?;
+        return fuzz::run(&options, &world);
+    }
     let items = chosen(&options, &world);
     if options.list {
         items.iter().for_each(|item| println!("{}", item.name));
         return Ok(true);
     }
+    need_root(false)?;
+    run_all(&options, &items, &world)
+}
+
+fn need_root(only_names: bool) -> Result<()> {
     ensure!(
-        nix::unistd::geteuid().is_root(),
+        only_names || nix::unistd::geteuid().is_root(),
         "failed to start: the cases must run as root"
     );
-    run_all(&options, &items, &world)
+    Ok(())
 }
 
 /// The cases that the options choose, link by link.
@@ -100,24 +107,16 @@ fn run_all(options: &Options, items: &[Item], world: &str) -> Result<bool> {
             run_one(options, item, &mut report);
         }
     }
-    if setting.spliced() {
-        let left = setting.take_down();
-        let lines = left.as_ref().err().map(|error| format!("# {error:#}"));
-        report.result(LEFT_OVER, left.is_ok(), lines.as_slice());
-    }
+    setting.end(&mut report);
     Ok(report.end())
 }
 
 fn run_one(options: &Options, item: &Item, report: &mut Report) {
-    let (over, label) = if options.self_check {
-        (Over::Plain, "again")
-    } else {
-        (Over::Spliced, "spliced")
-    };
+    let (label, over) = options.other();
     let begin = Instant::now();
     let run = |over| {
-        let trace = child::trace(item.case, &item.link, over, !options.self_check);
-        trace.unwrap_or_else(|error| vec![format!("{}{error:#}", trace::FAULT)])
+        let (case, counted) = (item.case, !options.self_check);
+        child::trace_of(&case.body, case.need, &item.link, over, counted)
     };
     let both = || Traces {
         plain: run(Over::Plain),

@@ -1,11 +1,16 @@
 // SPDX-License-Identifier: GPL-2.0-only
 //! The words on the command line.
 
-use anyhow::{Result, bail};
+use std::str::FromStr;
+
+use anyhow::{Context, Result, bail};
+
+use crate::run::Over;
 
 pub const USAGE: &str = "\
-usage: tcp-splice-conformance [OPTION...] [FILTER...]
+usage: tcp-splice-conformance [fuzz] [OPTION...] [FILTER...]
 Runs each case over plain TCP and over a spliced connection and compares what it saw. Needs root and the module.
+  fuzz           random programs instead of the cases
   FILTER         run the cases whose name contains one of these words
   --exact        FILTER is a whole name
   --list         print the names and do nothing
@@ -13,7 +18,9 @@ Runs each case over plain TCP and over a spliced connection and compares what it
   --trace        print what each run saw
   --times        print how long each case took
   --self-check   compare plain TCP with plain TCP, without the module: shows that the cases themselves are stable
-  --repeat N     run everything N times";
+  --repeat N     run everything N times
+  --seconds N    how long to run random programs (60)
+  --seed N       run the random program of this seed only";
 
 /// What is to be done.
 #[derive(Debug)]
@@ -32,6 +39,12 @@ pub struct Options {
     pub self_check: bool,
     /// How often.
     pub repeat: usize,
+    /// Random programs instead of the cases.
+    pub fuzz: bool,
+    /// How long.
+    pub seconds: u64,
+    /// The only one of them.
+    pub seed: Option<u64>,
     /// Print the usage.
     pub help: bool,
     filters: Vec<String>,
@@ -48,10 +61,14 @@ impl Options {
             times: false,
             self_check: false,
             repeat: 1,
+            fuzz: false,
+            seconds: 60,
+            seed: None,
             help: false,
             filters: Vec::new(),
         };
-        let mut words = words.into_iter();
+        let mut words = words.into_iter().peekable();
+        options.fuzz = words.next_if(|word| word == "fuzz").is_some();
         while let Some(word) = words.next() {
             match word.as_str() {
                 "--list" => options.list = true,
@@ -61,10 +78,9 @@ impl Options {
                 "--times" => options.times = true,
                 "--self-check" => options.self_check = true,
                 "--help" | "-h" => options.help = true,
-                "--repeat" => match words.next().map(|count| count.parse()) {
-                    Some(Ok(count)) => options.repeat = count,
-                    _ => bail!("failed to read options: --repeat needs a number"),
-                },
+                "--repeat" => options.repeat = number(&word, words.next())?,
+                "--seconds" => options.seconds = number(&word, words.next())?,
+                "--seed" => options.seed = Some(number(&word, words.next())?),
                 _ if word.starts_with('-') => {
                     bail!("failed to read options: unknown {word}\n{USAGE}")
                 }
@@ -72,6 +88,15 @@ impl Options {
             }
         }
         Ok(options)
+    }
+
+    /// What the plain run is compared with, and its name.
+    pub fn other(&self) -> (&'static str, Over) {
+        if self.self_check {
+            ("again", Over::Plain)
+        } else {
+            ("spliced", Over::Spliced)
+        }
     }
 
     /// True when the case with this name is to run.
@@ -85,6 +110,11 @@ impl Options {
         };
         self.filters.is_empty() || self.filters.iter().any(fits)
     }
+}
+
+fn number<T: FromStr>(option: &str, word: Option<String>) -> Result<T> {
+    let number = word.and_then(|word| word.parse().ok());
+    number.with_context(|| format!("failed to read options: {option} needs a number"))
 }
 
 #[cfg(test)]
@@ -110,5 +140,13 @@ mod tests {
     fn unknown_options_are_refused() {
         assert!(parse("--frobnicate").is_err());
         assert!(parse("--repeat x").is_err());
+        assert!(parse("fuzz --seed").is_err());
+    }
+
+    #[test]
+    fn fuzz_is_the_first_word() {
+        let options = parse("fuzz --seed 7 --seconds 3").unwrap();
+        assert!(options.fuzz && options.seed == Some(7) && options.seconds == 3);
+        assert!(!parse("recv fuzz").unwrap().fuzz);
     }
 }

@@ -7,7 +7,11 @@ use tcp_splice_world::netns::{Names, World};
 use tcp_splice_world::policy;
 use tcp_splice_world::waiting::SOON;
 
+use crate::ktap::Report;
 use crate::run::PORTS;
+
+/// What is checked after the last case.
+const LEFT_OVER: &str = "machine/nothing_is_left_over";
 
 /// Made before the first case, taken down after the last.
 #[derive(Debug)]
@@ -35,8 +39,17 @@ impl Setting {
         self.before.is_some()
     }
 
+    /// Adds the result about what is left over, if the module was there.
+    pub fn end(self, report: &mut Report) {
+        if self.spliced() {
+            let left = self.take_down();
+            let lines = left.as_ref().err().map(|error| format!("# {error:#}"));
+            report.result(LEFT_OVER, left.is_ok(), lines.as_slice());
+        }
+    }
+
     /// Sees that all that the cases made goes away, and then the module.
-    pub fn take_down(self) -> Result<()> {
+    fn take_down(self) -> Result<()> {
         if let Some(before) = &self.before {
             counters::settle(before, SOON)?;
             policy::disable()?;

@@ -14,6 +14,7 @@ use libc::{
 };
 use tcp_splice_world::counters::Counters;
 use tcp_splice_world::pattern::Pattern;
+use tcp_splice_world::sizes;
 
 use crate::env::{Claim, Conn, Env, wait_until};
 use crate::scenario::Scenario;
@@ -96,8 +97,7 @@ fn calls_against_a_model(env: &Env) -> Result<Claim> {
 impl World<'_> {
     fn step(&mut self) -> Result<()> {
         let end = self.rng.usize(..2);
-        let size = [1, 60, 700, 5000, 9000, 70_000][self.rng.usize(..6)];
-        let length = self.rng.usize(1..=size);
+        let length = sizes::length(&mut self.rng);
         let what = self.rng.u32(..100);
         self.trace.push(format!("{what} at {end}, {length} bytes"));
         match what {

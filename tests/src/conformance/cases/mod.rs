@@ -14,7 +14,7 @@ mod rings;
 mod send;
 mod stamps;
 mod threads;
-mod transfer;
+pub mod transfer;
 mod urgent;
 mod waits;
 

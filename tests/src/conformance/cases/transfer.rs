@@ -9,6 +9,7 @@ use std::thread;
 
 use anyhow::Result;
 use nix::fcntl::{SpliceFFlags, splice, tee, vmsplice};
+use nix::sys::memfd::{MFdFlags, memfd_create};
 use nix::sys::sendfile::sendfile;
 use nix::unistd::pipe;
 use tcp_splice_world::asleep::Asleep;
@@ -45,15 +46,7 @@ pub const ALL: &[Case] = &[
 
 /// An open file with these bytes, at its beginning.
 pub fn file_with(bytes: &[u8]) -> Result<File> {
-    let path = std::env::temp_dir().join(format!("tcp-splice-file-{}", std::process::id()));
-    let mut options = File::options();
-    let mut file = options
-        .read(true)
-        .write(true)
-        .create(true)
-        .truncate(true)
-        .open(&path)?;
-    std::fs::remove_file(&path)?;
+    let mut file = File::from(memfd_create("file", MFdFlags::empty())?);
     file.write_all(bytes)?;
     file.rewind()?;
     Ok(file)
