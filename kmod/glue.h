@@ -86,6 +86,7 @@ struct ts_endpoint_body *ts_endpoint_alloc(void);
 struct ts_pair_body *ts_pair_alloc(void);
 void ts_pair_free(struct ts_pair_body *pair);
 void ts_pair_list(struct ts_pair_body *pair);
+void ts_pair_unlist(struct ts_pair_body *pair);
 void *ts_ring_alloc(size_t bytes);
 void ts_ring_free(void *ring);
 void *ts_chunk_alloc(size_t bytes);

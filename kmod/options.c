@@ -183,11 +183,19 @@ int ts_setsockopt(struct sock *sk, int level, int optname, sockptr_t optval, uns
 	if (optname == TCP_ULP)
 		return ts_set_ulp(sk, optval, optlen);
 	err = tcp_prot.setsockopt(sk, level, optname, optval, optlen);
-	/* Another thread may have connected the socket anew in between, and it may have been paired: not any more, with this option. */
-	return err ?: ts_hand_back(sk);
+	/*
+	 * Another thread may have connected the socket anew in between, and it may have been paired: not any more, with this option. The option
+	 * is set, whatever comes of it: should the bytes not get into TCP's queue, the lanes are closed all the same.
+	 */
+	if (!err)
+		ts_hand_back(sk);
+	return err;
 }
 
 /* ---- getsockopt ---- */
+
+/* TCP_VALID_ZC_MSG_FLAGS of tcp.c. */
+#define TS_ZC_MSG_FLAGS 2
 
 /*
  * TCP_ZEROCOPY_RECEIVE of a paired socket: as tcp_zerocopy_receive() does for a few bytes, it tells the caller to use recv(). Ring bytes
@@ -210,7 +218,7 @@ static int ts_zerocopy_receive(struct sock *sk, unsigned long link, char __user 
 	}
 	if (copy_from_user(&zc, optval, len))
 		return -EFAULT;
-	if (zc.reserved || zc.address & ~PAGE_MASK || zc.address != (unsigned long)zc.address)
+	if (zc.reserved || zc.msg_flags & ~TS_ZC_MSG_FLAGS || zc.address & ~PAGE_MASK || zc.address != (unsigned long)zc.address)
 		return -EINVAL;
 	/* The end before the bytes: those that came before it are seen. */
 	err = sock_flag(sk, SOCK_DONE) ? -EIO : 0;
@@ -222,7 +230,6 @@ static int ts_zerocopy_receive(struct sock *sk, unsigned long link, char __user 
 	zc.recv_skip_hint = inq;
 	zc.inq = inq;
 	zc.copybuf_len = 0;
-	zc.msg_controllen = 0;
 	zc.msg_flags = 0;
 	if (len >= offsetofend(struct tcp_zerocopy_receive, err))
 		zc.err = sock_error(sk);

@@ -3,7 +3,8 @@
  * All pairs: their memory, their locks, and /proc/net/tcp_splice, which lists them.
  *
  * The list is in buckets, each with its lock, so that many connections can be made at once and a reader holds up few of them. A pair is
- * freed after it was taken out, so the bucket's lock keeps those in it alive, and RCU their sockets (see Link in src/pair.rs).
+ * taken out before it or its rings are freed, so the bucket's lock keeps those in it alive, and RCU their sockets (see Link in
+ * src/pair.rs).
  */
 #define pr_fmt(fmt) KBUILD_MODNAME ": " fmt
 
@@ -64,23 +65,13 @@ struct ts_pair_body *ts_pair_alloc(void)
 		else
 			mutex_init_with_key(&pair->lane[i].lock, &receive_key);
 	}
-	INIT_LIST_HEAD(&pair->node);
 	return (struct ts_pair_body *)pair->body;
 }
 
-/* Any context. */
+/* Any context. Not listed (any more). */
 void ts_pair_free(struct ts_pair_body *body)
 {
-	struct ts_pair *pair = ts_pair_of(body);
-	struct ts_bucket *bucket = ts_bucket_of(pair);
-
-	/* Nobody can put it there any more: whoever lists it has a reference to one of its endpoints. */
-	if (!list_empty(&pair->node)) {
-		spin_lock_bh(&bucket->lock);
-		list_del(&pair->node);
-		spin_unlock_bh(&bucket->lock);
-	}
-	kmem_cache_free(ts_pairs, pair);
+	kmem_cache_free(ts_pairs, ts_pair_of(body));
 }
 
 void ts_lane_lock(struct ts_pair_body *pair, unsigned int which)
@@ -109,6 +100,17 @@ void ts_pair_list(struct ts_pair_body *body)
 	spin_lock_bh(&bucket->lock);
 	pair->serial = ++bucket->last;
 	list_add_tail(&pair->node, &bucket->pairs);
+	spin_unlock_bh(&bucket->lock);
+}
+
+/* Before anything of it is freed. It was listed, and its endpoints are gone. Any context. */
+void ts_pair_unlist(struct ts_pair_body *body)
+{
+	struct ts_pair *pair = ts_pair_of(body);
+	struct ts_bucket *bucket = ts_bucket_of(pair);
+
+	spin_lock_bh(&bucket->lock);
+	list_del(&pair->node);
 	spin_unlock_bh(&bucket->lock);
 }
 

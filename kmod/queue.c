@@ -69,9 +69,8 @@ static struct sk_buff *ts_split(struct sock *sk, struct sk_buff *skb, u32 border
 		kfree_skb(behind);
 		return ERR_PTR(-ENOMEM);
 	}
-	/* The charge moves with the bytes; what is new was scheduled above. */
-	atomic_sub(moved, &sk->sk_rmem_alloc);
-	sk_mem_uncharge(sk, moved);
+	/* What is new is charged; the bytes are already, whichever of the two has them. */
+	skb_set_owner_r(behind, sk);
 	skb->truesize -= moved;
 	behind->truesize += moved;
 	memcpy(behind->cb, skb->cb, sizeof(skb->cb));
@@ -79,9 +78,13 @@ static struct sk_buff *ts_split(struct sock *sk, struct sk_buff *skb, u32 border
 	TCP_SKB_CB(behind)->seq = border;
 	TCP_SKB_CB(skb)->end_seq = border;
 	TCP_SKB_CB(skb)->tcp_flags &= ~(TCPHDR_FIN | TCPHDR_PSH);
+	behind->tstamp = skb->tstamp;
+	*skb_hwtstamps(behind) = *skb_hwtstamps(skb);
+	/* Whose pages the fragments are (an XDP program on a veth makes them a pool's): they move as they are. */
+	behind->pp_recycle = skb->pp_recycle;
+	skb_copy_decrypted(behind, skb);
 	if (moved)
 		skb_split(skb, behind, len);
-	skb_set_owner_r(behind, sk);
 	__skb_queue_after(&sk->sk_receive_queue, skb, behind);
 	return behind;
 }
@@ -141,7 +144,7 @@ static void ts_insert(struct sock *sk, struct ts_queue *queue, u32 bytes, u32 bo
 	queue->last = NULL;
 	/* TCP has announced its window already and counts on SO_RCVBUF to hold what comes: what is put there comes on top. */
 	if (!(sk->sk_userlocks & SOCK_RCVBUF_LOCK))
-		WRITE_ONCE(sk->sk_rcvbuf, sk->sk_rcvbuf + truesize);
+		WRITE_ONCE(sk->sk_rcvbuf, min_t(s64, (s64)sk->sk_rcvbuf + truesize, INT_MAX));
 	tp->rcvq_space.seq -= bytes;
 	WRITE_ONCE(tp->copied_seq, tp->copied_seq - bytes);
 }

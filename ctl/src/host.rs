@@ -3,6 +3,7 @@
 
 use std::collections::{BTreeSet, HashMap, HashSet};
 use std::fs::{self, File};
+use std::io;
 use std::os::unix::fs::OpenOptionsExt;
 use std::path::Path;
 use std::thread::sleep;
@@ -89,13 +90,16 @@ pub fn counters() -> Option<Counters> {
 
 /// The spliced connections, without the processes that have them open. For root.
 pub fn connections() -> Result<Vec<Connection>> {
-    let text = CONNECTIONS
-        .iter()
-        .find_map(|path| fs::read_to_string(path).ok());
-    match text {
-        Some(text) => Ok(Connection::parse_all(&text)),
-        None if !module().loaded => Err(Fault::NoModule.into()),
-        None => Err(Fault::NoList.into()),
+    for path in CONNECTIONS {
+        match fs::read_to_string(path) {
+            Ok(text) => return Ok(Connection::parse_all(&text)),
+            Err(error) if error.kind() == io::ErrorKind::NotFound => {}
+            Err(error) => return Err(error).with_context(|| format!("failed to read {path}")),
+        }
+    }
+    match module().loaded {
+        false => Err(Fault::NoModule.into()),
+        true => Err(Fault::NoList.into()),
     }
 }
 

@@ -2,11 +2,12 @@
 //! What `list` says, as text and as JSON.
 
 use std::collections::BTreeSet;
+use std::net::SocketAddr;
 
 use comfy_table::{CellAlignment, ContentArrangement, Table, presets::NOTHING};
 use serde::Serialize;
 
-use crate::connections::{Connection, End, Socket};
+use crate::connections::{Connection, End, Process, Socket};
 
 /// Version of the JSON object. It goes up only when a field is removed or changes its meaning.
 const SCHEMA: u32 = 1;
@@ -47,7 +48,10 @@ pub fn text(connections: &[Connection]) -> String {
     table.set_content_arrangement(ContentArrangement::Disabled);
     table.set_header(HEADER);
     let mut sorted: Vec<&Connection> = connections.iter().collect();
-    sorted.sort_by_key(|connection| connection.sockets().next().map(|s| (s.remote, s.local)));
+    sorted.sort_by_key(|connection| {
+        let Connection { client, server, .. } = connection;
+        (address(server, client), address(client, server))
+    });
     for connection in sorted {
         table.add_row(row(connection));
     }
@@ -69,18 +73,8 @@ fn row(connection: &Connection) -> [String; HEADER.len()] {
             .map_or("-".to_owned(), |s| s.tcp_bytes.to_string())
     };
     [
-        address(
-            client,
-            server,
-            |socket| socket.local,
-            |socket| socket.remote,
-        ),
-        address(
-            server,
-            client,
-            |socket| socket.local,
-            |socket| socket.remote,
-        ),
+        named(address(client, server)),
+        named(address(server, client)),
         owners(client.socket.as_ref()),
         owners(server.socket.as_ref()),
         state(client, server),
@@ -93,16 +87,13 @@ fn row(connection: &Connection) -> [String; HEADER.len()] {
 }
 
 /// An end's own address, else what the other one takes for it.
-fn address<A: ToString>(
-    end: &End,
-    other: &End,
-    own: impl Fn(&Socket) -> A,
-    seen: impl Fn(&Socket) -> A,
-) -> String {
-    let own = end.socket.as_ref().map(own);
-    let seen = || other.socket.as_ref().map(seen);
-    own.or_else(seen)
-        .map_or("-".to_owned(), |address| address.to_string())
+fn address(end: &End, other: &End) -> Option<SocketAddr> {
+    let own = end.socket.as_ref().map(|socket| socket.local);
+    own.or_else(|| other.socket.as_ref().map(|socket| socket.remote))
+}
+
+fn named(address: Option<SocketAddr>) -> String {
+    address.map_or("-".to_owned(), |address| address.to_string())
 }
 
 /// `redis-server/512`, and how many more.
@@ -110,9 +101,15 @@ fn owners(socket: Option<&Socket>) -> String {
     let processes = socket.map_or(&[][..], |socket| &socket.processes);
     match processes {
         [] => "-".to_owned(),
-        [one] => format!("{}/{}", one.command, one.pid),
-        [first, rest @ ..] => format!("{}/{}+{}", first.command, first.pid, rest.len()),
+        [one] => name(one),
+        [first, rest @ ..] => format!("{}+{}", name(first), rest.len()),
     }
+}
+
+/// A process chooses its command's name, which may hold anything: nothing of it reaches the terminal but what can be seen.
+fn name(process: &Process) -> String {
+    let command = process.command.replace(|c: char| c.is_control(), "?");
+    format!("{command}/{}", process.pid)
 }
 
 /// What carries the bytes; one word if both directions agree.
@@ -128,7 +125,9 @@ fn state(client: &End, server: &End) -> String {
 
 fn carrier(end: &End) -> String {
     match (&*end.carrier, &*end.reason) {
-        ("tcp" | "leaving", reason) if reason != "none" => format!("{} ({reason})", end.carrier),
+        ("tcp" | "leaving" | "closed", reason) if reason != "none" => {
+            format!("{} ({reason})", end.carrier)
+        }
         (carrier, _) => carrier.to_owned(),
     }
 }
@@ -136,7 +135,6 @@ fn carrier(end: &End) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::connections::Process;
 
     fn end(local: &str, remote: &str, carrier: &str, reason: &str) -> End {
         End {
@@ -210,6 +208,15 @@ mod tests {
         connection.server.socket = None;
         assert_eq!(row(&connection)[1], "10.0.0.1:80");
         assert_eq!(row(&connection)[3], "-");
+    }
+
+    #[test]
+    fn names_cannot_speak_to_the_terminal() {
+        let process = Process {
+            pid: 7,
+            command: "a\x1b[2J\nb".into(),
+        };
+        assert_eq!(name(&process), "a?[2J?b/7");
     }
 
     #[test]

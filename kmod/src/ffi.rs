@@ -132,10 +132,12 @@ unsafe extern "C" {
     pub(crate) fn ts_endpoint_alloc() -> *mut c_void;
     /// Zeroed but for its locks, or null. Any context.
     pub(crate) fn ts_pair_alloc() -> *mut c_void;
-    /// Takes it out of the list of all pairs, if it is there. Any context.
+    /// Not listed (any more). Any context.
     pub(crate) fn ts_pair_free(pair: *mut c_void);
     /// Puts it into the list of all pairs. Once; its endpoints are alive. Any context.
     pub(crate) fn ts_pair_list(pair: *mut c_void);
+    /// Takes it out again, before anything of it is freed. Any context.
+    pub(crate) fn ts_pair_unlist(pair: *mut c_void);
     /// Zeroed, or null. Sleeps.
     pub(crate) fn ts_ring_alloc(bytes: usize) -> *mut c_void;
     pub(crate) fn ts_ring_free(ring: *mut c_void);

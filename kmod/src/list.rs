@@ -5,7 +5,7 @@ use crate::ffi::{self, SeqFile, Sock};
 use crate::pair::{Lane, Pair};
 use core::ffi::{c_char, c_uint, c_void};
 use core::slice;
-use core::sync::atomic::{AtomicPtr, Ordering};
+use core::sync::atomic::AtomicPtr;
 use tcp_splice_core::handoff::Snapshot;
 use tcp_splice_core::reason::Reason;
 
@@ -44,10 +44,19 @@ impl Fields {
 /// What carries the bytes that are sent into this lane now.
 fn carrier(lane: &Lane) -> &'static str {
     let prod = lane.cursors.prod();
+    let unread = lane.cursors.cons() != prod.bytes;
     match lane.handoff.snapshot() {
+        // Closed to publishing, but the connection goes on.
+        _ if lane.went_to_tcp() => {
+            if unread {
+                "leaving"
+            } else {
+                "tcp"
+            }
+        }
         _ if prod.tx_closed || prod.rx_closed => "closed",
         Snapshot::Ring { .. } => "ring",
-        Snapshot::Leaving { .. } if lane.cursors.cons() != prod.bytes => "leaving",
+        Snapshot::Leaving { .. } if unread => "leaving",
         _ if prod.bytes == 0 && lane.reason() == Reason::None => "new",
         _ => "tcp",
     }
@@ -84,6 +93,7 @@ extern "C" fn tcp_splice_show_lane(
     fields.number("ring_bytes", sent);
     fields.number("unread", sent.saturating_sub(cons));
     fields.number("ring_size", lane.ring().map_or(0, |ring| ring.capacity()));
-    fields.number("wakes", u64::from(lane.wakes.load(Ordering::Relaxed)));
-    fields.number("stalls", u64::from(lane.stalls.load(Ordering::Relaxed)));
+    let (wakes, stalls) = lane.wakes_and_stalls();
+    fields.number("wakes", u64::from(wakes));
+    fields.number("stalls", u64::from(stalls));
 }

@@ -39,8 +39,22 @@ const WOKEN: u32 = 2;
 /// An edge-triggered poller has been here. Being woken without a reason, it would report what is true and old as if it were new.
 const EDGES: u32 = 3;
 
-/// What the sender knows; behind the lane's send lock.
+/// The lines that are the sender's own.
 #[repr(align(64))]
+struct Sending {
+    tx: UnsafeCell<Tx>,
+    /// As `/proc/net/tcp_splice` shows them; written under the send lock, read without.
+    wakes: AtomicU32,
+    stalls: AtomicU32,
+}
+
+/// Only one writer at a time.
+fn one_more(counter: &AtomicU32) {
+    let next = counter.load(Ordering::Relaxed).wrapping_add(1);
+    counter.store(next, Ordering::Relaxed);
+}
+
+/// What the sender knows; behind the lane's send lock.
 pub(crate) struct Tx {
     /// Equals the `prod` word's byte count.
     pub(crate) prod: u64,
@@ -94,11 +108,7 @@ pub(crate) struct Lane {
     ahead: AtomicU32,
     /// Why the ring was left last; written by the sender, under its lock.
     reason: AtomicU8,
-    /// Publications that woke somebody; written as above.
-    pub(crate) wakes: AtomicU32,
-    /// Times a sender found the ring full; written as above.
-    pub(crate) stalls: AtomicU32,
-    tx: UnsafeCell<Tx>,
+    sending: Sending,
     rx: UnsafeCell<Rx>,
 }
 
@@ -141,16 +151,18 @@ impl Lane {
             watch: AtomicU32::new(0),
             ahead: AtomicU32::new(0),
             reason: AtomicU8::new(Reason::None as u8),
-            wakes: AtomicU32::new(0),
-            stalls: AtomicU32::new(0),
-            tx: UnsafeCell::new(Tx {
-                prod: 0,
-                cons: 0,
-                border: 0,
-                supply: Supply::new(),
-                lent: Lent::NONE,
-                tcp_for_good: false,
-            }),
+            sending: Sending {
+                tx: UnsafeCell::new(Tx {
+                    prod: 0,
+                    cons: 0,
+                    border: 0,
+                    supply: Supply::new(),
+                    lent: Lent::NONE,
+                    tcp_for_good: false,
+                }),
+                wakes: AtomicU32::new(0),
+                stalls: AtomicU32::new(0),
+            },
             rx: UnsafeCell::new(Rx {
                 cons: 0,
                 settled: None,
@@ -210,14 +222,33 @@ impl Lane {
         }
     }
 
+    /// One end was handed back, for good.
+    pub(crate) fn went_to_tcp(&self) -> bool {
+        self.handed_back.load(Ordering::Relaxed) || self.reason() == Reason::HandedBack
+    }
+
     /// Why the ring is not used. A hint.
     pub(crate) fn reason(&self) -> Reason {
         Reason::from_number(self.reason.load(Ordering::Relaxed))
     }
 
-    /// Sender: counts one more. Only the holder of the send lock writes it.
-    pub(crate) fn count(&self, _tx: &mut Tx, what: &AtomicU32) {
-        what.store(what.load(Ordering::Relaxed).wrapping_add(1), Ordering::Relaxed);
+    /// Sender: its bytes found somebody to wake.
+    pub(crate) fn count_wake(&self, _tx: &mut Tx) {
+        one_more(&self.sending.wakes);
+    }
+
+    /// Sender: the ring is full.
+    pub(crate) fn count_stall(&self, _tx: &mut Tx) {
+        one_more(&self.sending.stalls);
+    }
+
+    /// Publications that found somebody to wake, and times the ring was full.
+    pub(crate) fn wakes_and_stalls(&self) -> (u32, u32) {
+        let Sending { wakes, stalls, .. } = &self.sending;
+        (
+            wakes.load(Ordering::Relaxed),
+            stalls.load(Ordering::Relaxed),
+        )
     }
 
     /// Receiver: a poller has registered and looked, in vain if it is not edge-triggered.
@@ -336,10 +367,12 @@ impl Pair {
         }
         // Pairs with the release above: the other end's uses happened before the freeing.
         fence(Ordering::Acquire);
+        // SAFETY: each pair that got endpoints was listed when it was made (`join`); from here on no reader of the list can reach it.
+        unsafe { ffi::ts_pair_unlist(pair.as_ptr().cast()) };
         for lane in [&this.forward, &this.reverse] {
             if let Some(ring) = NonNull::new(lane.ring.load(Ordering::Relaxed)) {
                 // SAFETY: both endpoints are gone, a grace period after their sockets' last use.
-                unsafe { Ring::free(ring, &mut (*lane.tx.get()).lent) };
+                unsafe { Ring::free(ring, &mut (*lane.sending.tx.get()).lent) };
             }
         }
         Counter::PairsGone.add(1);
@@ -500,7 +533,7 @@ impl<'a> Link<'a> {
 
     /// Takes the send lock of the outbound lane. Sleeps.
     pub(crate) fn lock_tx(self) -> Guard<'a, Tx> {
-        Guard::lock(self.pair, self.side as c_uint, &self.outbound().tx)
+        Guard::lock(self.pair, self.side as c_uint, &self.outbound().sending.tx)
     }
 
     /// Takes the receive lock of the inbound lane. Sleeps.

@@ -124,14 +124,22 @@ impl Lent {
 
     /// A chunk that has come back, or null; at most `looks` are asked. There is room then for another one.
     fn take_back(&mut self, looks: usize, lends: &AtomicBool) -> *mut u8 {
+        if self.out == 0 {
+            // None is noted, perhaps for want of memory.
+            if !lends.load(Ordering::Relaxed) {
+                lends.store(true, Ordering::Relaxed);
+            }
+            return ptr::null_mut();
+        }
+        let last = self.out.wrapping_sub(1);
         for _ in 0..looks.min(self.out) {
-            let (next, last) = (self.next, self.out.wrapping_sub(1));
-            self.next = if next >= last { 0 } else { next.wrapping_add(1) };
+            let next = self.next.min(last);
+            self.next = if next == last { 0 } else { next.wrapping_add(1) };
             let Some(chunk) = self.places().get(next).copied() else {
                 continue;
             };
             // SAFETY: a chunk that no slot has.
-            if next > last || unsafe { ffi::ts_chunk_is_lent(chunk) } {
+            if unsafe { ffi::ts_chunk_is_lent(chunk) } {
                 continue;
             }
             self.places().swap(next, last);
@@ -320,6 +328,7 @@ impl Ring {
         for chunk in tx.supply.in_use() {
             self.empty(chunk);
         }
+        tx.supply = Supply::new();
         tx.lent.free(self.geometry.chunk_bytes());
     }
 
@@ -352,7 +361,7 @@ impl Ring {
             }
         }
         if memory.is_null() {
-            memory = tx.lent.take_back(usize::MAX, lends);
+            memory = tx.lent.take_back(LENT_MAX, lends);
         } else {
             // Not needed here: not kept either.
             let back = tx.lent.take_back(LENT_LOOKS, lends);

@@ -278,10 +278,12 @@ impl<'a> Send<'a> {
                 // Base's bytes will be answered with a reset, unless their reader reads through TCP now. A call that has sent something
                 // reports that before the reset.
                 Closed::Rx => {
-                    let handed_back = self.handed_back();
-                    let reason = if handed_back { Reason::HandedBack } else { Reason::Closed };
-                    self.link.leave(tx, reason);
-                    if self.copied > 0 && !handed_back {
+                    if self.handed_back() {
+                        self.leave_to_tcp(tx);
+                        return Step::Tcp;
+                    }
+                    self.link.leave(tx, Reason::Closed);
+                    if self.copied > 0 {
                         Step::Ended
                     } else {
                         Step::Tcp
@@ -294,7 +296,7 @@ impl<'a> Send<'a> {
         self.lane.published();
         // SAFETY: a slot of the pair, after a publication.
         if unsafe { ffi::ts_notify_readable(self.link.peer_slot()) } {
-            self.lane.count(tx, &self.lane.wakes);
+            self.lane.count_wake(tx);
         }
         Step::Progress
     }
@@ -303,6 +305,9 @@ impl<'a> Send<'a> {
     fn start(&self, tx: &mut Tx) -> bool {
         let lane = self.lane;
         let prod = lane.cursors.prod();
+        if prod.rx_closed && self.handed_back() {
+            self.leave_to_tcp(tx);
+        }
         if prod.tx_closed
             || prod.rx_closed
             || self.link.peer_slot().load(Ordering::Relaxed).is_null()
@@ -382,10 +387,13 @@ impl<'a> Send<'a> {
 
     /// No room: waits for it, or says so. Returns with the lock taken again, or with the call's result.
     fn full(&mut self, mut tx: Guard<'a, Tx>) -> Result<Guard<'a, Tx>, c_int> {
-        if self.lane.cursors.prod().rx_closed {
+        let others_turn = self.others_turn();
+        if self.lane.cursors.prod().rx_closed && !self.handed_back() && !others_turn {
             return self.full_for_nobody(tx);
         }
-        self.lane.count(&mut tx, &self.lane.stalls);
+        if self.timeout.is_none() && !others_turn {
+            self.lane.count_stall(&mut tx);
+        }
         let left = self.timeout();
         if self.must_grow(left) && self.link.may_grow(self.lane) {
             if !self.link.grow(&mut tx) {

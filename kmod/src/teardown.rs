@@ -135,6 +135,9 @@ fn return_unread(
     let lane = link.inbound();
     lane.handed_back.store(true, Ordering::Release);
     lane.cursors.close_rx();
+    // A sender that sleeps for space, its message half written: it goes on over TCP, and others have waited for it.
+    // SAFETY: a slot of the pair.
+    unsafe { ffi::ts_notify_writeable(link.peer_slot()) };
     let mut rx = link.lock_rx();
     // SAFETY: the caller's endpoint is alive.
     if unsafe { ffi::ts_endpoint_link(ep) } == 0 {
