@@ -12,7 +12,7 @@ CTL     := target/release/tcp-splice-ctl
 MODDIR  := $(DESTDIR)/lib/modules/$(KVER)/extra
 SBINDIR := $(DESTDIR)/usr/sbin
 
-.PHONY: all help deps module bpf ctl install clean vm demo instructions test test-host test-vm test-conformance test-debug check
+.PHONY: all help deps module bpf ctl install clean vm demo instructions test test-host test-vm test-conformance test-debug test-compat check
 
 all: module bpf ctl ## build the module, the policy program and the control tool (the default)
 
@@ -74,6 +74,9 @@ test-conformance: ## every case over plain TCP and spliced, in a VM, with what d
 
 test-debug: ## the tests in a VM whose kernel has KASAN, lockdep and the like (builds that kernel once)
 	@$(CARGO) xtask test-vm --debug-kernel $(FILTER)
+
+test-compat: ## other people's test suites in a VM, over plain TCP and spliced (at most 40 minutes)
+	@$(CARGO) xtask compat -- $(FILTER)
 
 check: ## format and lints
 	$(CARGO) fmt --all --check

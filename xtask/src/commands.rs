@@ -13,7 +13,7 @@ use crate::debug_kernel::{self, DebugKernel};
 use crate::guest::{self, Boot, Outcome};
 use crate::payload::{self, Job, Payload};
 use crate::qemu::{Disks, Machine};
-use crate::rootfs::{self, Rootfs};
+use crate::rootfs::{self, Flavour, Rootfs};
 use crate::tally::Tally;
 use crate::ui::{self, Step};
 use crate::{VmOptions, accel, cache, checkout, host};
@@ -30,6 +30,9 @@ const HELLO: Duration = Duration::from_secs(300);
 
 /// Without the first, the debug kernel interprets ACPI's routing table for a minute and a half.
 const DEBUG_KERNEL_WORDS: &str = "acpi=noirq printk.time=1";
+
+/// Every suite twice takes longer than anything else that is run in a guest.
+const COMPAT_SECONDS: u64 = 3000;
 
 /// Boots before giving up. Emulation on several threads sometimes loses to the kernel patching its own code while it starts ("Oops:
 /// int3"). Nothing of ours is loaded before the guest's first program says hello, so nothing of ours can be hidden by this.
@@ -48,7 +51,7 @@ pub fn vm(options: &VmOptions, command: &[String]) -> Result<()> {
     } else {
         Job::Command(command)
     };
-    let outcome = prepare(options)?.boot(options, &job, "vm")?;
+    let outcome = prepare(options, Flavour::Usual)?.boot(options, &job, "vm")?;
     guest::verdict_of(&outcome.complaints)
 }
 
@@ -94,7 +97,7 @@ fn summary(tally: Tally) -> Result<()> {
 /// # Errors
 /// When it fails or the kernel complains.
 pub fn demo(options: &VmOptions, more: &[String]) -> Result<()> {
-    let prepared = prepare(options)?;
+    let prepared = prepare(options, Flavour::Usual)?;
     let accel = prepared.accel(options)?;
     let options = VmOptions {
         accel: Some(accel),
@@ -117,12 +120,32 @@ pub fn demo(options: &VmOptions, more: &[String]) -> Result<()> {
     guest::verdict_of(&outcome.complaints)
 }
 
+/// Other people's suites in the guest, over plain TCP and spliced.
+///
+/// # Errors
+/// When a suite differs, cannot be run, or the kernel complains.
+pub fn compat(options: &VmOptions, more: &[String]) -> Result<()> {
+    let options = VmOptions {
+        time_limit: options.time_limit.max(COMPAT_SECONDS),
+        ..options.clone()
+    };
+    let prepared = prepare(&options, Flavour::Compat)?;
+    let suites = ["tcp-splice-compat", "--out", "/results"];
+    let command: Vec<_> = suites
+        .into_iter()
+        .map(str::to_owned)
+        .chain(more.iter().cloned())
+        .collect();
+    let outcome = prepared.boot(&options, &Job::Command(&command), "compat")?;
+    guest::verdict_of(&outcome.complaints)
+}
+
 /// Root file system and build, without booting.
 ///
 /// # Errors
 /// When something cannot be made.
 pub fn build(options: &VmOptions) -> Result<()> {
-    prepare(options).map(drop)
+    prepare(options, Flavour::Usual).map(drop)
 }
 
 /// Removes the cache.
@@ -144,9 +167,9 @@ pub struct Prepared {
 ///
 /// # Errors
 /// When something cannot be made.
-pub fn prepare(options: &VmOptions) -> Result<Prepared> {
+pub fn prepare(options: &VmOptions, flavour: Flavour) -> Result<Prepared> {
     host::need(host::VM_PACKAGES)?;
-    let rootfs = rootfs::get()?;
+    let rootfs = rootfs::get(flavour)?;
     let debug = if options.debug_kernel {
         Some(debug_kernel::get(&rootfs)?)
     } else {
@@ -245,7 +268,8 @@ fn bring_back(from: &Path, target: &Path) -> Result<()> {
 
 fn vm_tests(options: &VmOptions, filter: Option<&str>) -> Result<Tally> {
     let command = [payload::each(&GUEST_TESTS, filter)];
-    let mut outcome = prepare(options)?.boot(options, &Job::Command(&command), "test")?;
+    let mut outcome =
+        prepare(options, Flavour::Usual)?.boot(options, &Job::Command(&command), "test")?;
     if outcome
         .complaints
         .iter()
@@ -254,7 +278,8 @@ fn vm_tests(options: &VmOptions, filter: Option<&str>) -> Result<Tally> {
         ui::line(
             "the emulated kernel tripped over its own code patching: running the tests again, once",
         );
-        outcome = prepare(options)?.boot(options, &Job::Command(&command), "test")?;
+        outcome =
+            prepare(options, Flavour::Usual)?.boot(options, &Job::Command(&command), "test")?;
     }
     let mut tally = Tally::of_output(&outcome.output);
     let only_exit_status = outcome

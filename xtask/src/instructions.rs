@@ -15,6 +15,7 @@ use anyhow::{Context, Result};
 
 use crate::payload::Job;
 use crate::qemu::Counter;
+use crate::rootfs::Flavour;
 use crate::ui::{self, Step};
 use crate::{VmOptions, cache, checkout, commands, guest, sys};
 use figures::Figures;
@@ -82,7 +83,11 @@ fn count(more: &[String]) -> Result<Figures> {
     });
     let words = BENCH.into_iter().map(str::to_owned);
     let command: Vec<_> = words.chain(more.iter().cloned()).collect();
-    let outcome = commands::prepare(&vm)?.boot(&vm, &Job::Command(&command), "instructions")?;
+    let outcome = commands::prepare(&vm, Flavour::Usual)?.boot(
+        &vm,
+        &Job::Command(&command),
+        "instructions",
+    )?;
     guest::verdict_of(&outcome.complaints)?;
     let results = checkout::dir().join("results/instructions");
     let windows = fs::read_to_string(results.join("windows.json"))

@@ -75,6 +75,14 @@ enum Task {
         #[command(flatten)]
         options: instructions::Options,
     },
+    /// Run other people's test suites over plain TCP and spliced, and compare
+    Compat {
+        #[command(flatten)]
+        vm: VmOptions,
+        /// More arguments for tcp-splice-compat: names of suites, or parts of names
+        #[arg(last = true)]
+        more: Vec<String>,
+    },
     /// Make the guest's root file system and build the project inside, without booting
     Build {
         #[command(flatten)]
@@ -143,6 +151,7 @@ fn main() -> ExitCode {
         Task::TestVm { vm, filter } => commands::test_vm(&vm, filter.as_deref()),
         Task::Demo { vm, more } => commands::demo(&vm, &more),
         Task::Instructions { options } => instructions::run(&options),
+        Task::Compat { vm, more } => commands::compat(&vm, &more),
         Task::Build { vm } => commands::build(&vm),
         Task::Purge => commands::purge(),
     };

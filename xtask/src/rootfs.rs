@@ -24,14 +24,77 @@ const PACKAGES: &[&str] = &[
     "bpftool", "strace", "less", "curl", "socat",
 ];
 
+/// What `compat` needs besides: other people's suites, and what those of the kernel are built from. Userspace's headers have to be the kernel's
+/// own, since its tests use its newest calls.
+const COMPAT_PACKAGES: &[&str] = &[
+    "libpython3.13-testsuite",
+    "python3",
+    "stress-ng",
+    "libssl-dev",
+    "xz-utils",
+];
+const COMPAT_KERNEL_PACKAGES: &[&str] = &["linux-source", "linux-libc-dev"];
+
 const MAKE_ROOT: &str = include_str!("../host/make-root.sh");
+const MAKE_SELFTESTS: &str = include_str!("../host/make-selftests.sh");
 const MAKE_IMAGE: &str = include_str!("../host/make-image.sh");
 const STUB: &str = include_str!("../guest/stub.sh");
+
+/// What a root file system is for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Flavour {
+    /// tests, demo, a shell
+    Usual,
+    /// all that, and other people's test suites
+    Compat,
+}
+
+impl Flavour {
+    /// The directory in the cache begins with it.
+    fn name(self) -> &'static str {
+        match self {
+            Self::Usual => "root",
+            Self::Compat => "compat-root",
+        }
+    }
+
+    fn what(self) -> String {
+        let more = match self {
+            Self::Usual => "",
+            Self::Compat => " with other people's test suites",
+        };
+        format!("the guest's root file system{more} (Debian {SUITE}; once, a few minutes)")
+    }
+
+    /// The script that is run over the finished root before it becomes an image, empty for none.
+    fn finish(self) -> &'static str {
+        match self {
+            Self::Usual => "",
+            Self::Compat => MAKE_SELFTESTS,
+        }
+    }
+
+    /// Packages with commas in between.
+    fn packages(self) -> String {
+        let (kernel, more) = match self {
+            Self::Usual => (&[][..], &[][..]),
+            Self::Compat => (COMPAT_KERNEL_PACKAGES, COMPAT_PACKAGES),
+        };
+        let kernel = KERNEL_PACKAGES.iter().chain(kernel);
+        let others = PACKAGES.iter().chain(more);
+        kernel
+            .map(|package| from_kernel_suite(package))
+            .chain(others.map(|&package| package.to_owned()))
+            .collect::<Vec<_>>()
+            .join(",")
+    }
+}
 
 /// A finished root file system in the cache.
 pub struct Rootfs {
     /// where everything below lies
     pub dir: PathBuf,
+    flavour: Flavour,
     /// the version of its kernel
     pub kver: String,
 }
@@ -44,8 +107,11 @@ impl Rootfs {
 
     /// The disk image to boot from; never written to.
     pub fn image(&self) -> PathBuf {
-        self.dir
-            .join(format!("base-{}.img", cache::key(&[MAKE_IMAGE, STUB])))
+        let key = match self.flavour.finish() {
+            "" => cache::key(&[MAKE_IMAGE, STUB]),
+            finish => cache::key(&[MAKE_IMAGE, STUB, finish]),
+        };
+        self.dir.join(format!("base-{key}.img"))
     }
 
     /// The distribution's kernel.
@@ -58,15 +124,18 @@ impl Rootfs {
 ///
 /// # Errors
 /// When it cannot be made.
-pub fn get() -> Result<Rootfs> {
-    let _lock = cache::lock(&cache::dir()?, "root")?;
-    let what = format!("the guest's root file system (Debian {SUITE}; once, a few minutes)");
-    let dir = directory("root", &what, &package_list())?;
+pub fn get(flavour: Flavour) -> Result<Rootfs> {
+    let _lock = cache::lock(&cache::dir()?, flavour.name())?;
+    let dir = directory(flavour.name(), &flavour.what(), &flavour.packages())?;
     let mut rootfs = Rootfs {
         dir,
+        flavour,
         kver: String::new(),
     };
     if !rootfs.image().exists() {
+        if flavour == Flavour::Compat {
+            make_selftests(&rootfs)?;
+        }
         make_image(&rootfs)?;
     }
     let kver = fs::read_to_string(rootfs.dir.join("kver"));
@@ -103,16 +172,6 @@ pub fn from_kernel_suite(package: &str) -> String {
     format!("{package}/{KERNEL_SUITE}")
 }
 
-fn package_list() -> String {
-    let kernel = KERNEL_PACKAGES
-        .iter()
-        .map(|package| format!("{package}/{KERNEL_SUITE}"));
-    kernel
-        .chain(PACKAGES.iter().map(|&package| package.to_owned()))
-        .collect::<Vec<_>>()
-        .join(",")
-}
-
 /// Writes a script of ours where it can be run from.
 ///
 /// # Errors
@@ -121,6 +180,20 @@ pub fn write_script(dir: &Path, name: &str, text: &str) -> Result<PathBuf> {
     let path = dir.join(name);
     fs::write(&path, text).with_context(|| format!("failed to write {}", path.display()))?;
     Ok(path)
+}
+
+fn make_selftests(rootfs: &Rootfs) -> Result<()> {
+    let script = write_script(&rootfs.dir, "make-selftests.sh", MAKE_SELFTESTS)?;
+    let mut step = Step::start("building the kernel's own network tests (once)");
+    let mut command = sys::privileged_script(&script);
+    command.arg(rootfs.root());
+    sys::run_logged(
+        &mut command,
+        &rootfs.dir.join("make-selftests.log"),
+        &mut step,
+    )?;
+    step.done("");
+    Ok(())
 }
 
 fn make_image(rootfs: &Rootfs) -> Result<()> {
@@ -147,9 +220,21 @@ mod tests {
 
     #[test]
     fn kernel_comes_from_the_newer_suite() {
-        let list = package_list();
+        let list = Flavour::Usual.packages();
         assert!(list.starts_with("linux-image-cloud-amd64/trixie-backports,"));
         assert!(list.contains(",rust-src,"));
+        assert!(!list.contains("python"));
+    }
+
+    #[test]
+    fn suites_come_with_everything_usual() {
+        let (usual, compat) = (Flavour::Usual.packages(), Flavour::Compat.packages());
+        assert!(
+            usual
+                .split(',')
+                .all(|package| compat.split(',').any(|p| p == package))
+        );
+        assert!(compat.contains(",linux-source/trixie-backports,"));
     }
 
     #[test]
