@@ -33,8 +33,11 @@ pub struct Options {
     /// Directory for windows.json
     #[arg(long)]
     out: PathBuf,
-    /// Windows of each figure
-    #[arg(long, default_value_t = 15)]
+    /// Rounds in which each figure is made once, so that what happens at one time in the guest is not all there is of a figure
+    #[arg(long, default_value_t = 3)]
+    rounds: usize,
+    /// Windows of each figure in a round
+    #[arg(long, default_value_t = 5)]
     windows: usize,
     /// Only cells whose name contains this; may be given several times
     #[arg(long)]
@@ -49,7 +52,7 @@ const SCHEDULER: [(&str, &str); 2] = [
     ("/sys/kernel/debug/sched/features", "NO_DELAY_DEQUEUE"),
 ];
 
-/// One figure: so many windows, in the order in which the markers come.
+/// One figure in one round: so many windows, in the order in which the markers come.
 #[derive(Debug, Serialize)]
 struct Figure {
     cell: String,
@@ -85,7 +88,8 @@ pub fn run(options: &Options) -> Result<()> {
         let name = cell.to_string();
         options.only.is_empty() || options.only.iter().any(|word| name.contains(word))
     };
-    for cell in Cell::ALL.into_iter().filter(wanted) {
+    let rounds = (0..options.rounds).flat_map(|_| Cell::ALL);
+    for cell in rounds.filter(wanted) {
         for way in Way::ALL {
             let counters =
                 figure(options, cell, way).with_context(|| format!("{cell}, {}", way.name()))?;
@@ -118,8 +122,8 @@ fn figure(options: &Options, cell: Cell, way: Way) -> Result<BTreeMap<String, u6
     way.enter()?;
     let before = Counters::read()?;
     let listener = Listener::new(way)?;
-    let all = cell.warm_up() + options.windows;
-    let windows = (0..all).map(|index| index >= cell.warm_up());
+    let all = cell.warm_up(way) + options.windows;
+    let windows = (0..all).map(|index| index >= cell.warm_up(way));
     match cell {
         Cell::Ready(_) => arrived(cell, &listener, windows)?,
         Cell::Connection(_) => one_after_the_other(cell, &listener, windows)?,

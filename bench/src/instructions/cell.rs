@@ -64,9 +64,9 @@ impl Cell {
     }
 
     /// Windows before those that are counted. TCP takes its time to settle on the size of its own.
-    pub fn warm_up(self) -> usize {
-        match self {
-            Self::Stream(_) => 20,
+    pub fn warm_up(self, way: Way) -> usize {
+        match (self, way) {
+            (Self::Stream(_), Way::Plain) => 20,
             _ => 2,
         }
     }

@@ -42,31 +42,36 @@ pub fn join(windows: &str, counts: &str, qemu: String) -> Result<Figures> {
     let Windows { machine, figures } =
         serde_json::from_str(windows).context("failed to parse the list of windows")?;
     let mut counted = pairs(counts)?.into_iter();
-    let mut cells = Vec::new();
-    for ways in figures.chunks(3) {
-        let [plain, spliced, unix] = ways else {
-            bail!("failed to find all ways of the last operation");
-        };
-        let mut take = |listed: &Listed, way: &str| {
-            let same = listed.way == way && listed.cell == plain.cell;
-            ensure!(
-                same,
-                "failed to find {}, {way}: it is {listed:?}",
-                plain.cell
-            );
-            figure(listed, &mut counted)
-        };
-        cells.push(Cell {
-            operation: plain.cell.clone(),
-            plain: take(plain, "plain")?,
-            spliced: take(spliced, "spliced")?,
-            unix: take(unix, "unix")?,
-        });
+    let mut found = Vec::<(Listed, Each)>::new();
+    for listed in figures {
+        let each = each(&listed, &mut counted)?;
+        match found.iter_mut().find(|(known, _)| known.same(&listed)) {
+            Some((_, rounds)) => rounds.extend(each),
+            None => found.push((listed, each)),
+        }
     }
     ensure!(
         counted.next().is_none(),
         "failed to assign all counts to windows"
     );
+    let mut cells = Vec::new();
+    for ways in found.chunks(3) {
+        let [(plain, _), ..] = ways else { continue };
+        let figure = |way: &str| {
+            let mut ways = ways.iter();
+            let found = ways.find(|(listed, _)| listed.way == way && listed.cell == plain.cell);
+            let (_, each) =
+                found.with_context(|| format!("failed to find {}, {way}", plain.cell))?;
+            let (instructions, turns) = each.iter().copied().unzip();
+            anyhow::Ok(Figure::of(instructions, turns))
+        };
+        cells.push(Cell {
+            operation: plain.cell.clone(),
+            plain: figure("plain")?,
+            spliced: figure("spliced")?,
+            unix: figure("unix")?,
+        });
+    }
     let machine = Machine {
         kernel: machine.kernel,
         qemu,
@@ -75,23 +80,33 @@ pub fn join(windows: &str, counts: &str, qemu: String) -> Result<Figures> {
     Ok(Figures::new(machine, cells))
 }
 
-fn figure(listed: &Listed, counted: &mut impl Iterator<Item = (Sums, Sums)>) -> Result<Figure> {
+/// Instructions and turns of one operation, in each window.
+type Each = Vec<(f64, f64)>;
+
+impl Listed {
+    /// The same figure, in another round.
+    fn same(&self, other: &Self) -> bool {
+        (&self.cell, &self.way) == (&other.cell, &other.way)
+    }
+}
+
+fn each(listed: &Listed, counted: &mut impl Iterator<Item = (Sums, Sums)>) -> Result<Each> {
     let each = |from: u64, to: u64| to.saturating_sub(from) as f64 / listed.operations as f64;
-    let windows: Vec<_> = counted.take(listed.windows).collect();
+    let windows = counted.take(listed.windows);
+    let each: Each = windows
+        .map(|(begin, end)| {
+            (
+                each(begin.instructions, end.instructions),
+                each(begin.turns, end.turns),
+            )
+        })
+        .collect();
     ensure!(
-        windows.len() == listed.windows && listed.windows > 0,
+        each.len() == listed.windows && listed.windows > 0,
         "failed to find all windows of {} in the counts",
         listed.cell
     );
-    let of = |which: fn(&Sums) -> u64| {
-        let all = windows.iter();
-        all.map(|(begin, end)| each(which(begin), which(end)))
-            .collect()
-    };
-    Ok(Figure::of(
-        of(|sums| sums.instructions),
-        of(|sums| sums.turns),
-    ))
+    Ok(each)
 }
 
 fn pairs(counts: &str) -> Result<Vec<(Sums, Sums)>> {
@@ -139,6 +154,24 @@ mod tests {
         let medians = [&cell.plain, &cell.spliced, &cell.unix].map(|figure| figure.median);
         assert_eq!(medians, [10.0, 5.0, 2.0]);
         assert_eq!(cell.plain.turns, 2.0);
+        Ok(())
+    }
+
+    #[test]
+    fn rounds_are_put_together() -> Result<()> {
+        let twice = WINDOWS.replace(
+            "]}",
+            r#", {"cell": "c", "way": "unix", "windows": 1, "operations": 1}]}"#,
+        );
+        let figures = join(
+            &twice,
+            &format!("{COUNTS}begin 100 0\nend 108 0\n"),
+            String::new(),
+        )?;
+        let [cell] = &figures.cells[..] else {
+            bail!("{figures:?}");
+        };
+        assert_eq!((cell.unix.least, cell.unix.most), (2.0, 8.0));
         Ok(())
     }
 
