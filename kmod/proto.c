@@ -243,11 +243,14 @@ void ts_uninstall_protocol(struct sock *sk)
 
 /* ---- struct proto_ops ---- */
 
+#define TS_POLL_OUT (EPOLLOUT | EPOLLWRNORM | EPOLLWRBAND)
+
 /*
  * tcp_poll() for a socket on which TCP is quiet: nothing queued either way, no end, error, urgent byte or low-water mark. The ring
- * alone decides then. 0: not so, or the ring is full; tcp_poll() knows what to do. What changes after a look wakes the poller.
+ * alone decides then. False: not so, or @wanted asks for room and the ring has none; tcp_poll() knows what to do. What changes after a
+ * look wakes the poller.
  */
-static __poll_t ts_poll_ring(const struct sock *sk, unsigned long link)
+static bool ts_poll_ring(const struct sock *sk, unsigned long link, __poll_t wanted, __poll_t *mask)
 {
 	const struct tcp_sock *tp = tcp_sk(sk);
 	unsigned int ready;
@@ -255,19 +258,21 @@ static __poll_t ts_poll_ring(const struct sock *sk, unsigned long link)
 
 	if (inet_sk_state_load(sk) != TCP_ESTABLISHED || READ_ONCE(sk->sk_shutdown) || READ_ONCE(sk->sk_wmem_queued) ||
 	    READ_ONCE(sk->sk_rcvlowat) > 1 || READ_ONCE(tp->urg_data))
-		return 0;
+		return false;
 	/* TCP before the ring: see core::handoff::Seen. */
 	received = READ_ONCE(tp->rcv_nxt);
 	if (received != READ_ONCE(tp->copied_seq))
-		return 0;
+		return false;
 	/* As in tcp_poll(): whoever sees tcp_done_with_error()'s state or shutdown sees its error. */
 	smp_rmb();
 	if (READ_ONCE(sk->sk_err) || !skb_queue_empty_lockless(&sk->sk_error_queue))
-		return 0;
+		return false;
 	ready = tcp_splice_poll(link, received);
-	if (!(ready & TS_POLL_WRITEABLE))
-		return 0;
-	return EPOLLOUT | EPOLLWRNORM | (ready & TS_POLL_READABLE ? EPOLLIN | EPOLLRDNORM : 0);
+	if (!(ready & TS_POLL_WRITEABLE) && wanted & TS_POLL_OUT)
+		return false;
+	*mask = (ready & TS_POLL_WRITEABLE ? EPOLLOUT | EPOLLWRNORM : 0) |
+		(ready & TS_POLL_READABLE ? EPOLLIN | EPOLLRDNORM : 0);
+	return true;
 }
 
 static __poll_t ts_poll(struct file *file, struct socket *sock, struct poll_table_struct *wait)
@@ -280,8 +285,7 @@ static __poll_t ts_poll(struct file *file, struct socket *sock, struct poll_tabl
 	if (!link)
 		return tcp_poll(file, sock, wait);
 	sock_poll_wait(file, sock, wait);
-	mask = ts_poll_ring(sock->sk, link);
-	if (!mask)
+	if (!ts_poll_ring(sock->sk, link, wanted, &mask))
 		mask = tcp_poll(file, sock, NULL);	/* registered already */
 	/* Tells who may be woken ahead: level-triggered pollers only. */
 	if (wait && (edges || !(mask & wanted)))
