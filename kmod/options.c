@@ -226,8 +226,9 @@ static int ts_zerocopy_receive(struct sock *sk, unsigned long link, char __user 
 	inq = tcp_splice_inq(link, sk);
 	if (err && !inq)
 		return err;
+	/* Not more than was asked for, but for less than a page. */
+	zc.recv_skip_hint = inq < PAGE_SIZE ? inq : min_t(u32, inq, zc.length);
 	zc.length = 0;
-	zc.recv_skip_hint = inq;
 	zc.inq = inq;
 	zc.copybuf_len = 0;
 	zc.msg_flags = 0;
