@@ -7,6 +7,9 @@ use serde::Serialize;
 
 use crate::outcome::{Outcomes, Verdict};
 
+/// How often a test has to end the same both ways, and differently, for a difference that is beyond doubt.
+const ENOUGH: usize = 3;
+
 /// A test that did not end as over plain TCP when the suite was run, and what became of it when it was run again.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
 pub struct Difference {
@@ -27,6 +30,12 @@ impl Difference {
     pub fn flaky(&self) -> bool {
         let plain: BTreeSet<_> = self.plain.iter().collect();
         self.spliced.iter().all(|verdict| plain.contains(verdict))
+    }
+
+    /// True if no further repetition could make a difference: it ended one way plain and another way spliced, often enough.
+    pub fn clear(&self) -> bool {
+        let same = |verdicts: &[Verdict]| verdicts.windows(2).all(|two| two[0] == two[1]);
+        self.plain.len() >= ENOUGH && same(&self.plain) && same(&self.spliced) && !self.flaky()
     }
 
     /// True if it was run one way only.
@@ -105,9 +114,20 @@ mod tests {
         let spliced = outcomes(&[("a", Verdict::Fail)]);
         let mut difference = differences(&plain, &spliced).remove(0);
         difference.again(&plain, &plain);
-        assert!(!difference.flaky());
+        assert!(!difference.flaky() && !difference.clear());
         assert_eq!(in_words(&difference.spliced), "pass ×1, fail ×1");
         difference.again(&spliced, &plain);
         assert!(difference.flaky());
+    }
+
+    #[test]
+    fn three_times_each_way_is_no_chance() {
+        let plain = outcomes(&[("a", Verdict::Pass)]);
+        let spliced = outcomes(&[("a", Verdict::Hang)]);
+        let mut difference = differences(&plain, &spliced).remove(0);
+        difference.again(&plain, &spliced);
+        assert!(!difference.clear());
+        difference.again(&plain, &spliced);
+        assert!(difference.clear());
     }
 }
