@@ -26,7 +26,7 @@ pub struct Options {
     #[arg(long)]
     out: PathBuf,
     /// How many times plain, spliced and polled take turns
-    #[arg(long, default_value_t = 5, value_parser = clap::value_parser!(u32).range(1..=1000))]
+    #[arg(long, default_value_t = 7, value_parser = clap::value_parser!(u32).range(1..=1000))]
     rounds: u32,
     /// How long each measurement takes from the second round on
     #[arg(long, default_value_t = 0.7)]
