@@ -5,15 +5,17 @@
 
 #include <linux/mutex.h>
 #include <linux/rcupdate.h>
+#include <linux/srcu.h>
 #include <linux/version.h>
 #include <net/inet_connection_sock.h>
 #include <net/tcp.h>
 
 #include "glue.h"
+#include "index.h"
 
 /*
- * Our object for one socket. It lives from the kfunc until a grace period after the socket was destroyed (ts_ulp_release) or, if
- * it gave its ULP slot away, after the socket died (ts_destruct).
+ * Our object for one socket. It lives from the kfunc until a grace period after the socket was destroyed (ts_ulp_release), was drained
+ * (drain.c) or, if it gave its ULP slot away, died (ts_destruct).
  */
 struct ts_endpoint {
 	unsigned long link;		/* 0 while not paired; see glue.h */
@@ -23,6 +25,9 @@ struct ts_endpoint {
 	void (*destruct)(struct sock *sk);	/* sk_destruct before ours, if the ULP slot was given away */
 	u8 older_count;
 	bool left;			/* disconnected: another one may follow */
+	bool letting_go;		/* ->rcu is in use: ts_endpoint_let_go_all() */
+	u64 made;			/* ktime_get_coarse_ns() */
+	struct ts_node node;		/* in ts_endpoints (main.c), until nobody can find it any more */
 	struct rcu_head rcu;
 	u8 body[TS_ENDPOINT_BYTES] __aligned(8);
 };
@@ -31,8 +36,7 @@ struct ts_pair {
 	struct {
 		struct mutex lock;
 	} ____cacheline_aligned_in_smp lane[4];
-	struct list_head node;	/* in its bucket (pairs.c) */
-	u64 serial;
+	struct ts_node node;	/* pairs.c */
 	u8 body[TS_PAIR_BYTES] __aligned(64);
 };
 
@@ -60,19 +64,50 @@ bool ts_slots_are_free(const struct sock *sk);
 bool ts_is_taken(const struct sock *sk);
 void ts_wear_protocol(struct sock *sk);
 void ts_uninstall_protocol(struct sock *sk);
+void ts_clear_user_data(struct sock *sk, struct ts_endpoint *ep);
 void ts_default_destruct(struct sock *sk);
 void ts_await_disconnect(struct sock *sk);
 
 /* main.c */
+bool ts_rings_have_memory(void);
+extern struct ts_index ts_endpoints;
 void ts_endpoint_discard_all(struct ts_endpoint *ep);
+void ts_endpoint_retire_all(struct ts_endpoint *ep);
 void ts_endpoint_let_go_all(struct ts_endpoint *ep);
 
+/* queue.c */
+bool ts_lock_alone(struct sock *sk);
+void ts_unlock_alone(struct sock *sk);
+
+/* drain.c */
+int ts_drain_init(void);
+void ts_drain_exit(void);
+
 /* options.c */
+void ts_destruct(struct sock *sk);
+void ts_vacate_slot(struct sock *sk);
 int ts_setsockopt(struct sock *sk, int level, int optname, sockptr_t optval, unsigned int optlen);
 int ts_getsockopt(struct sock *sk, int level, int optname, char __user *optval, int __user *optlen);
 
 /* pipe.c */
 ssize_t ts_splice_read(struct socket *sock, loff_t *ppos, struct pipe_inode_info *pipe, size_t len, unsigned int flags);
+
+/*
+ * Calls that may sleep. Whoever takes an endpoint off a socket whose descriptor is open (drain.c) waits for those that found it there.
+ * A callback that may sleep is inside from its first look at the endpoint to the end, or ends in a jump to base: a thread that sleeps with
+ * one of our frames under it, outside, would return into a module that has gone.
+ */
+extern struct srcu_struct ts_calls;
+
+static __always_inline struct srcu_ctr __percpu *ts_calls_enter(void)
+{
+	return srcu_read_lock_fast(&ts_calls);
+}
+
+static __always_inline void ts_calls_leave(struct srcu_ctr __percpu *calls)
+{
+	srcu_read_unlock_fast(&ts_calls, calls);
+}
 
 static __always_inline struct ts_endpoint *ts_user_data(const struct sock *sk)
 {
@@ -80,8 +115,8 @@ static __always_inline struct ts_endpoint *ts_user_data(const struct sock *sk)
 }
 
 /*
- * The endpoint of a socket, or NULL. The caller is a callback of that socket, which keeps it from being destroyed, or is inside
- * an RCU read-side section that began when the socket was not yet destroyed.
+ * The endpoint of a socket, or NULL. The caller is inside ts_calls or an RCU read-side section, which began when the socket was not yet
+ * destroyed, or holds the socket's lock; that long it may use what it finds.
  *
  * Three loads without a lock, while the slot may be given to another ULP (ts_setsockopt) whose data must not be taken for ours:
  * the pointer in sk_user_data is an endpoint of this socket or something that somebody put there without asking, and only an

@@ -4,6 +4,7 @@
 
 #include <linux/bug.h>
 #include <linux/siphash.h>
+#include <linux/sizes.h>
 #include <linux/uio.h>
 #include <net/sock.h>
 #include <net/tcp.h>
@@ -181,9 +182,37 @@ int ts_base_sendmsg(struct sock *sk, struct msghdr *msg, size_t size)
 	return tcp_prot.sendmsg(sk, msg, size);
 }
 
-int ts_base_recvmsg(struct sock *sk, struct msghdr *msg, size_t len, int flags)
+/* More than this is not put into TCP's buffer beyond its limit. */
+#define TS_FORCE_MAX (16U << 20)
+
+/*
+ * Base sendmsg for the rest of a message, some of which was sent already: it does not wait, raises no signal, and an error that it would
+ * take off the socket stays for the next call. @force: with room in SO_SNDBUF for all of it, so that the call can end.
+ */
+int ts_base_sendmsg_rest(struct sock *sk, struct msghdr *msg, size_t size, bool force)
 {
-	return ts_call_recvmsg(sk, msg, len, flags);
+	unsigned int flags = msg->msg_flags;
+	int sndbuf, err, sent;
+
+	msg->msg_flags |= MSG_DONTWAIT | MSG_NOSIGNAL;
+	lock_sock(sk);
+	sndbuf = sk->sk_sndbuf;
+	err = sk->sk_err;
+	if (force && size <= TS_FORCE_MAX)
+		WRITE_ONCE(sk->sk_sndbuf, max_t(s64, sndbuf, min_t(s64, (s64)sk->sk_wmem_queued + 2 * size + SZ_64K, INT_MAX)));
+	sent = tcp_sendmsg_locked(sk, msg, size);
+	WRITE_ONCE(sk->sk_sndbuf, sndbuf);
+	if (sent < 0 && err && !sk->sk_err)
+		WRITE_ONCE(sk->sk_err, err);
+	release_sock(sk);
+	msg->msg_flags = flags;
+	return sent;
+}
+
+/* Would base sendmsg find room? */
+bool ts_tcp_has_room(struct sock *sk)
+{
+	return READ_ONCE(sk->sk_wmem_queued) < READ_ONCE(sk->sk_sndbuf) && tcp_stream_memory_free(sk, 0);
 }
 
 /* Base recvmsg as a part of ours: the control messages of the last one count, as if it had been the only one. */

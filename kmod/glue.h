@@ -11,6 +11,7 @@
 #ifndef _TCP_SPLICE_GLUE_H
 #define _TCP_SPLICE_GLUE_H
 
+#include <linux/limits.h>
 #include <linux/types.h>
 
 struct sock;
@@ -113,6 +114,7 @@ u64 ts_registry_hash(u64 key);
 /* ---- lane locks: 0 and 1 send, 2 and 3 receive ---- */
 
 void ts_lane_lock(struct ts_pair_body *pair, unsigned int which);
+bool ts_lane_trylock(struct ts_pair_body *pair, unsigned int which, bool patient);
 void ts_lane_unlock(struct ts_pair_body *pair, unsigned int which);
 bool ts_lane_is_locked(struct ts_pair_body *pair, unsigned int which);
 
@@ -122,7 +124,7 @@ size_t ts_copy_from_iter(void *to, size_t bytes, struct msghdr *msg);
 size_t ts_copy_to_iter(const void *from, size_t bytes, struct msghdr *msg);
 void ts_iov_iter_revert(struct msghdr *msg, size_t bytes);
 int ts_base_sendmsg(struct sock *sk, struct msghdr *msg, size_t size);
-int ts_base_recvmsg(struct sock *sk, struct msghdr *msg, size_t len, int flags);
+int ts_base_sendmsg_rest(struct sock *sk, struct msghdr *msg, size_t size, bool force);
 int ts_base_recvmsg_nowait(struct sock *sk, struct msghdr *msg, size_t len, int flags);
 int ts_base_peek_nowait(struct sock *sk, struct msghdr *msg, size_t len, int flags, int offset);
 
@@ -152,7 +154,7 @@ struct ts_queue {
 
 bool ts_queue_add(struct ts_queue *queue, const void *from, size_t len);
 void ts_queue_free(struct ts_queue *queue);
-int ts_queue_insert(struct sock *sk, struct ts_queue *queue, u32 disconnects, u32 bytes, u32 border, u64 sent, u64 received);
+int ts_queue_insert(struct sock *sk, struct ts_queue *queue, u32 disconnects, u32 bytes, u32 border, u64 sent, u64 received, bool child);
 
 /* ---- pipes ---- */
 
@@ -180,6 +182,8 @@ int ts_intr_errno(long timeout);
 void ts_set_nospace(struct sock *sk);
 int ts_stream_error(struct sock *sk, int flags, int err);
 void ts_wake_writers(struct sock *sk);
+void ts_wake_ours(struct sock *sk);
+bool ts_tcp_has_room(struct sock *sk);
 bool ts_notify_readable(struct sock *const *slot);
 void ts_notify_writeable(struct sock *const *slot);
 u64 ts_tcp_would_hold(struct sock *const *from, struct sock *const *to);
@@ -204,6 +208,14 @@ void ts_bug(void) __noreturn;
 
 /* ---- Rust, called from C ---- */
 
+/* Not a result: nothing was done, and base is to do it, with no lock held and none of our frames. */
+#define TS_BASE			INT_MIN
+
+/* Why and how a socket goes back to TCP (tcp_splice_hand_back()). */
+#define TS_BACK_FOR_GOOD	0	/* somebody needs TCP alone, and waits */
+#define TS_BACK_DRAINED		1	/* the module lets go of it: -EAGAIN instead of waiting for a lock */
+#define TS_BACK_CHILD		2	/* the same of one that nobody has accepted yet */
+
 /* What a message needs (tcp_splice_sendmsg()). */
 #define TS_NEED_NOTHING		0	/* the ring will do */
 #define TS_NEED_TCP		1	/* packets: this message goes over TCP */
@@ -215,7 +227,7 @@ void ts_bug(void) __noreturn;
 
 #define TS_COUNTERS		64	/* room for every counter of src/stats.rs, which checks it */
 #define TS_ENDPOINT_BYTES	64	/* room for struct Endpoint of src/endpoint.rs, which checks it */
-#define TS_PAIR_BYTES		832	/* room for struct Pair of src/pair.rs, which checks it */
+#define TS_PAIR_BYTES		896	/* room for struct Pair of src/pair.rs, which checks it */
 
 int tcp_splice_init(void);
 void tcp_splice_exit(void);
@@ -235,7 +247,7 @@ void tcp_splice_unhash(unsigned long link);
 void tcp_splice_close(struct sock *sk, struct ts_endpoint_body *ep);
 void tcp_splice_disconnect(struct sock *sk, struct ts_endpoint_body *ep);
 bool tcp_splice_withdraw(struct ts_endpoint_body *ep);
-int tcp_splice_hand_back(struct sock *sk, struct ts_endpoint_body *ep, u32 disconnects);
+int tcp_splice_hand_back(struct sock *sk, struct ts_endpoint_body *ep, u32 disconnects, unsigned int how);
 void tcp_splice_let_go(struct ts_endpoint_body *ep);
 void tcp_splice_ring_bytes(unsigned long link, u64 *sent, u64 *received);
 void tcp_splice_release_cb(unsigned long link, struct sock *sk);
@@ -243,6 +255,8 @@ void tcp_splice_release(struct ts_endpoint_body *ep);
 void tcp_splice_endpoint_free(struct ts_endpoint_body *ep);
 int tcp_splice_ring_kbytes(u32 request, u32 *kbytes);
 void tcp_splice_show(struct seq_file *seq);
+bool tcp_splice_hold_if_idle(struct ts_pair_body *pair);
+void tcp_splice_rest(struct ts_pair_body *pair);
 struct sock *const *tcp_splice_slot(const struct ts_pair_body *pair, unsigned int side);
 void tcp_splice_show_lane(struct seq_file *seq, const char *end, size_t end_len, const struct ts_pair_body *pair, unsigned int side);
 
@@ -252,6 +266,8 @@ extern const struct kernel_param_ops ts_ring_kbytes_ops;
 int ts_proto_init(void);
 int ts_pairs_init(void);
 void ts_pairs_exit(void);
+void ts_idle_exit(void);
+void ts_idle_watch(void);
 int ts_memory_init(void);
 void ts_memory_exit(void);
 

@@ -51,7 +51,14 @@ u32 ts_ring_kbytes(void)
 
 /* ---- memory ---- */
 
-static struct kmem_cache *ts_endpoints __ro_after_init;
+struct ts_index ts_endpoints;
+static struct kmem_cache *ts_endpoint_cache __ro_after_init;
+
+#ifdef DEFINE_STATIC_SRCU_FAST	/* since 6.19 what is read this way is declared so */
+DEFINE_SRCU_FAST(ts_calls);
+#else
+DEFINE_SRCU(ts_calls);
+#endif
 
 static struct ts_endpoint *ts_endpoint_of(const struct ts_endpoint_body *body)
 {
@@ -60,7 +67,7 @@ static struct ts_endpoint *ts_endpoint_of(const struct ts_endpoint_body *body)
 
 struct ts_endpoint_body *ts_endpoint_alloc(void)
 {
-	struct ts_endpoint *ep = kmem_cache_zalloc(ts_endpoints, GFP_ATOMIC | __GFP_NOWARN);
+	struct ts_endpoint *ep = kmem_cache_zalloc(ts_endpoint_cache, GFP_ATOMIC | __GFP_NOWARN);
 
 	if (!ep)
 		return NULL;
@@ -73,18 +80,47 @@ static void ts_endpoint_free(struct rcu_head *rcu)
 	struct ts_endpoint *ep = container_of(rcu, struct ts_endpoint, rcu);
 
 	tcp_splice_endpoint_free((struct ts_endpoint_body *)ep->body);
-	kmem_cache_free(ts_endpoints, ep);
+	kmem_cache_free(ts_endpoint_cache, ep);
 	module_put(THIS_MODULE);	/* exit waits for this function with rcu_barrier() */
 }
 
-/* A socket's endpoint and those of its earlier connections, when nobody can find them any more. Any context. */
+/* A socket's endpoint and those of its earlier connections, when nobody can find them any more and no call is under way. Any context. */
 void ts_endpoint_discard_all(struct ts_endpoint *ep)
 {
 	struct ts_endpoint *older;
 
 	for (; ep; ep = older) {
 		older = ep->older;
+		ts_index_remove(&ts_endpoints, &ep->node);
 		call_rcu(&ep->rcu, ts_endpoint_free);
+	}
+}
+
+/* Endpoints taken off sockets that live on, and those of them that calls may still use. */
+static atomic_long_t ts_drained, ts_in_calls;
+
+static void ts_endpoint_retired_free(struct rcu_head *rcu)
+{
+	atomic_long_dec(&ts_in_calls);
+	ts_endpoint_free(rcu);
+}
+
+static void ts_endpoint_retire(struct rcu_head *rcu)
+{
+	call_rcu(rcu, ts_endpoint_retired_free);
+}
+
+/* The same while calls may be under way that found them. */
+void ts_endpoint_retire_all(struct ts_endpoint *ep)
+{
+	struct ts_endpoint *older;
+
+	for (; ep; ep = older) {
+		older = ep->older;
+		ts_index_remove(&ts_endpoints, &ep->node);
+		atomic_long_inc(&ts_drained);
+		atomic_long_inc(&ts_in_calls);
+		call_srcu(&ts_calls, &ep->rcu, ts_endpoint_retire);
 	}
 }
 
@@ -94,6 +130,7 @@ static void ts_endpoint_let_go(struct rcu_head *rcu)
 	struct sock *sk = ep->sk;
 
 	tcp_splice_let_go((struct ts_endpoint_body *)ep->body);
+	smp_store_release(&ep->letting_go, false);
 	sock_put(sk);
 }
 
@@ -106,6 +143,7 @@ void ts_endpoint_let_go_all(struct ts_endpoint *ep)
 {
 	for (; ep; ep = ep->older) {
 		sock_hold(ep->sk);
+		ep->letting_go = true;
 		call_rcu(&ep->rcu, ts_endpoint_let_go);
 	}
 }
@@ -138,20 +176,38 @@ void ts_ring_free(void *ring)
 	kvfree(ring);
 }
 
-/* All rings together may hold an eighth of the memory, as TCP's own buffers may (tcp_init_mem()); beyond that: stay TCP. */
 static atomic_long_t ts_ring_pages;
-static long ts_ring_pages_max __ro_after_init;
+static long ts_ring_pages_default __ro_after_init;
+
+static unsigned int ts_memory_mbytes __read_mostly;
+module_param_named(memory_mbytes, ts_memory_mbytes, uint, 0644);
+MODULE_PARM_DESC(memory_mbytes, "most memory that all rings together may hold, in MiB; connections beyond that stay TCP (default 0: an eighth of all)");
+
+/* By default as much as TCP's own buffers (tcp_init_mem()). */
+static long ts_ring_pages_max(void)
+{
+	unsigned int mbytes = READ_ONCE(ts_memory_mbytes);
+
+	return mbytes ? (long)mbytes << (20 - PAGE_SHIFT) : ts_ring_pages_default;
+}
 
 void *ts_chunk_alloc(size_t bytes)
 {
 	long pages = 1L << get_order(bytes);
 	void *chunk = NULL;
 
-	if (atomic_long_add_return(pages, &ts_ring_pages) <= ts_ring_pages_max)
+	if (atomic_long_add_return(pages, &ts_ring_pages) <= ts_ring_pages_max())
 		chunk = (void *)__get_free_pages(TS_GFP_RING | __GFP_COMP, get_order(bytes));
-	if (!chunk)
+	if (chunk)
+		ts_idle_watch();
+	else
 		atomic_long_sub(pages, &ts_ring_pages);
 	return chunk;
+}
+
+bool ts_rings_have_memory(void)
+{
+	return atomic_long_read(&ts_ring_pages) > 0;
 }
 
 /* Pipes may still have references to it (ts_pipe_add()): then it is free when they are done. */
@@ -163,16 +219,17 @@ void ts_chunk_free(void *chunk, size_t bytes)
 
 int __init ts_memory_init(void)
 {
-	ts_ring_pages_max = totalram_pages() / 8;
-	ts_endpoints = kmem_cache_create("tcp_splice_endpoint", sizeof(struct ts_endpoint), 0, SLAB_HWCACHE_ALIGN, NULL);
-	if (!ts_endpoints)
+	ts_ring_pages_default = totalram_pages() / 8;
+	ts_index_init(&ts_endpoints);
+	ts_endpoint_cache = kmem_cache_create("tcp_splice_endpoint", sizeof(struct ts_endpoint), 0, SLAB_HWCACHE_ALIGN, NULL);
+	if (!ts_endpoint_cache)
 		return -ENOMEM;
 	return 0;
 }
 
 void ts_memory_exit(void)
 {
-	kmem_cache_destroy(ts_endpoints);
+	kmem_cache_destroy(ts_endpoint_cache);
 }
 
 /* ---- statistics ---- */
@@ -218,6 +275,8 @@ void ts_seq_number(struct seq_file *seq, u64 value)
 static int ts_stat_show(struct seq_file *seq, void *unused)
 {
 	tcp_splice_show(seq);
+	seq_printf(seq, "drained %lu\ndrained_in_calls %lu\n", (unsigned long)atomic_long_read(&ts_drained),
+		   (unsigned long)atomic_long_read(&ts_in_calls));
 	return 0;
 }
 
@@ -280,14 +339,19 @@ static int __init ts_init(void)
 		err = -ENOMEM;
 		goto exit_rust;
 	}
+	err = ts_drain_init();
+	if (err)
+		goto remove_proc;
 	/* Last: from here on sockets can come. */
 	err = register_btf_kfunc_id_set(BPF_PROG_TYPE_SOCK_OPS, &ts_kfunc_set);
 	if (err)
-		goto remove_proc;
+		goto exit_drain;
 	pr_info("loaded, ring_kbytes=%u; connections are paired where a policy says so (tcp-splice-ctl enable)\n",
 		ts_ring_kbytes());
 	return 0;
 
+exit_drain:
+	ts_drain_exit();
 remove_proc:
 	remove_proc_entry("tcp_splice_stat", init_net.proc_net);
 exit_rust:
@@ -300,15 +364,24 @@ free_memory:
 }
 
 /*
- * No endpoint is left (each holds a reference to the module) and no program (its kfunc call does too). What may still run is the
- * tail of ts_endpoint_free(): rcu_barrier() waits for it. And a task may have been preempted on its last instructions in our text,
- * in the tail of a callback whose socket is gone: synchronize_rcu_tasks() waits until each task has slept or left the kernel. The
- * kfunc set goes with the module's BTF.
+ * No endpoint is left (each holds a reference to the module) and no program (its kfunc call does too). What may still run:
+ *
+ * - the tails of ts_endpoint_retire() and ts_endpoint_free(): the barriers wait for them;
+ * - a task that took a callback from a table which its socket no longer has. synchronize_rcu_tasks() waits until each task has slept or
+ *   left the kernel; those that sleep are inside ts_calls or have no frame of ours (proto.c), so synchronize_srcu() waits for the rest;
+ * - a task on its last instructions in our text: the second synchronize_rcu_tasks().
+ *
+ * The kfunc set goes with the module's BTF.
  */
 static void __exit ts_exit(void)
 {
+	ts_drain_exit();
+	ts_idle_exit();
 	remove_proc_entry("tcp_splice_stat", init_net.proc_net);
+	srcu_barrier(&ts_calls);
 	rcu_barrier();
+	synchronize_rcu_tasks();
+	synchronize_srcu(&ts_calls);
 	synchronize_rcu_tasks();
 	tcp_splice_exit();
 	ts_pairs_exit();

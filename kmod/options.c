@@ -20,7 +20,7 @@
 /* ---- the ULP slot, given away ---- */
 
 /* Runs once, after the last reference to a socket that gave its ULP slot away. Any context. */
-static void ts_destruct(struct sock *sk)
+void ts_destruct(struct sock *sk)
 {
 	struct ts_endpoint *ep = ts_user_data(sk);
 
@@ -35,7 +35,7 @@ static void ts_destruct(struct sock *sk)
 }
 
 /* Under the socket's lock; the endpoint is not paired and never will be. */
-static void ts_vacate_slot(struct sock *sk)
+void ts_vacate_slot(struct sock *sk)
 {
 	struct inet_connection_sock *icsk = inet_csk(sk);
 
@@ -86,7 +86,7 @@ static int ts_hand_back(struct sock *sk)
 {
 	for (;;) {
 		struct ts_endpoint *ep = ts_endpoint(sk);
-		int err = ep ? tcp_splice_hand_back(sk, (struct ts_endpoint_body *)ep->body, ep->disconnects) : 0;
+		int err = ep ? tcp_splice_hand_back(sk, (struct ts_endpoint_body *)ep->body, ep->disconnects, TS_BACK_FOR_GOOD) : 0;
 
 		if (likely(err != -ESTALE))
 			return err;
@@ -169,13 +169,10 @@ static bool ts_option_needs_tcp(const struct sock *sk, int level, int optname)
 	}
 }
 
-int ts_setsockopt(struct sock *sk, int level, int optname, sockptr_t optval, unsigned int optlen)
+static int ts_set_option(struct sock *sk, int level, int optname, sockptr_t optval, unsigned int optlen)
 {
-	int err;
+	int err = ts_hand_back(sk);
 
-	if (!ts_option_needs_tcp(sk, level, optname))
-		return tcp_prot.setsockopt(sk, level, optname, optval, optlen);
-	err = ts_hand_back(sk);
 	if (err)
 		return err;
 	if (level == SOL_IPV6)
@@ -189,6 +186,19 @@ int ts_setsockopt(struct sock *sk, int level, int optname, sockptr_t optval, uns
 	 */
 	if (!err)
 		ts_hand_back(sk);
+	return err;
+}
+
+int ts_setsockopt(struct sock *sk, int level, int optname, sockptr_t optval, unsigned int optlen)
+{
+	struct srcu_ctr __percpu *calls = ts_calls_enter();
+	int err;
+
+	if (ts_option_needs_tcp(sk, level, optname))
+		err = ts_set_option(sk, level, optname, optval, optlen);
+	else
+		err = tcp_prot.setsockopt(sk, level, optname, optval, optlen);
+	ts_calls_leave(calls);
 	return err;
 }
 
@@ -265,7 +275,7 @@ static int ts_get_info(struct sock *sk, unsigned long link, char __user *optval,
 	return err ?: ts_info_add(optval, len, offsetof(struct tcp_info, tcpi_bytes_received), received);
 }
 
-int ts_getsockopt(struct sock *sk, int level, int optname, char __user *optval, int __user *optlen)
+static int ts_get_option(struct sock *sk, int level, int optname, char __user *optval, int __user *optlen)
 {
 	unsigned long link = level == SOL_TCP ? ts_link(sk) : 0;
 
@@ -277,4 +287,13 @@ int ts_getsockopt(struct sock *sk, int level, int optname, char __user *optval, 
 	if (link && optname == TCP_ZEROCOPY_RECEIVE)
 		return ts_zerocopy_receive(sk, link, optval, optlen);
 	return tcp_prot.getsockopt(sk, level, optname, optval, optlen);
+}
+
+int ts_getsockopt(struct sock *sk, int level, int optname, char __user *optval, int __user *optlen)
+{
+	struct srcu_ctr __percpu *calls = ts_calls_enter();
+	int err = ts_get_option(sk, level, optname, optval, optlen);
+
+	ts_calls_leave(calls);
+	return err;
 }

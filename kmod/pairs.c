@@ -2,19 +2,17 @@
 /*
  * All pairs: their memory, their locks, and /proc/net/tcp_splice, which lists them.
  *
- * The list is in buckets, each with its lock, so that many connections can be made at once and a reader holds up few of them. A pair is
- * taken out before it or its rings are freed, so the bucket's lock keeps those in it alive, and RCU their sockets (see Link in
- * src/pair.rs).
+ * A pair is taken out of the list before it or its rings are freed, so whoever walks the list (index.c) finds it alive, and RCU keeps its
+ * sockets (see Link in src/pair.rs).
  */
 #define pr_fmt(fmt) KBUILD_MODNAME ": " fmt
 
 #include <linux/cgroup.h>
-#include <linux/hash.h>
-#include <linux/list.h>
+#include <linux/delay.h>
 #include <linux/proc_fs.h>
 #include <linux/seq_file.h>
 #include <linux/slab.h>
-#include <linux/spinlock.h>
+#include <linux/workqueue.h>
 #include <net/inet_sock.h>
 #include <net/ipv6.h>
 #include <net/net_namespace.h>
@@ -23,20 +21,7 @@
 #include "glue.h"
 #include "endpoint.h"
 
-#define TS_BUCKETS_LOG2	10
-#define TS_BUCKETS	(1U << TS_BUCKETS_LOG2)
-
-/* A pair's number: its bucket above, how many were put there before it below. So a reader can go on where it stopped. */
-#define TS_SERIAL_BITS	40
-#define TS_SERIAL_MASK	((1ULL << TS_SERIAL_BITS) - 1)
-
-struct ts_bucket {
-	spinlock_t lock;	/* bottom halves too; innermost */
-	u64 last;		/* serial of the pair that came last */
-	struct list_head pairs;	/* by serial */
-};
-
-static struct ts_bucket ts_buckets[TS_BUCKETS];
+static struct ts_index ts_listed;
 static struct kmem_cache *ts_pairs __ro_after_init;
 
 /* ---- memory and locks ---- */
@@ -44,11 +29,6 @@ static struct kmem_cache *ts_pairs __ro_after_init;
 static struct ts_pair *ts_pair_of(const struct ts_pair_body *body)
 {
 	return container_of((u8 (*)[TS_PAIR_BYTES])body, struct ts_pair, body);
-}
-
-static struct ts_bucket *ts_bucket_of(const struct ts_pair *pair)
-{
-	return &ts_buckets[hash_ptr(pair, TS_BUCKETS_LOG2)];
 }
 
 struct ts_pair_body *ts_pair_alloc(void)
@@ -79,6 +59,22 @@ void ts_lane_lock(struct ts_pair_body *pair, unsigned int which)
 	mutex_lock(&ts_pair_of(pair)->lane[which & 3].lock);
 }
 
+/* How often, at intervals of 20 to 50 µs, a lock is tried that a busy call takes again and again. */
+#define TS_LANE_TRIES 40
+
+bool ts_lane_trylock(struct ts_pair_body *pair, unsigned int which, bool patient)
+{
+	unsigned int tries;
+
+	for (tries = patient ? TS_LANE_TRIES : 1; tries; tries--) {
+		if (mutex_trylock(&ts_pair_of(pair)->lane[which & 3].lock))
+			return true;
+		if (patient)
+			usleep_range(20, 50);
+	}
+	return false;
+}
+
 void ts_lane_unlock(struct ts_pair_body *pair, unsigned int which)
 {
 	mutex_unlock(&ts_pair_of(pair)->lane[which & 3].lock);
@@ -94,81 +90,82 @@ bool ts_lane_is_locked(struct ts_pair_body *pair, unsigned int which)
 /* The pair's endpoints are alive. Any context. */
 void ts_pair_list(struct ts_pair_body *body)
 {
-	struct ts_pair *pair = ts_pair_of(body);
-	struct ts_bucket *bucket = ts_bucket_of(pair);
-
-	spin_lock_bh(&bucket->lock);
-	pair->serial = ++bucket->last;
-	list_add_tail(&pair->node, &bucket->pairs);
-	spin_unlock_bh(&bucket->lock);
+	ts_index_add(&ts_listed, &ts_pair_of(body)->node);
 }
 
 /* Before anything of it is freed. It was listed, and its endpoints are gone. Any context. */
 void ts_pair_unlist(struct ts_pair_body *body)
 {
-	struct ts_pair *pair = ts_pair_of(body);
-	struct ts_bucket *bucket = ts_bucket_of(pair);
-
-	spin_lock_bh(&bucket->lock);
-	list_del(&pair->node);
-	spin_unlock_bh(&bucket->lock);
+	ts_index_remove(&ts_listed, &ts_pair_of(body)->node);
 }
 
-struct ts_walk {
-	struct ts_bucket *held;
-};
-
-static loff_t ts_walk_pos(const struct ts_bucket *bucket, u64 serial)
+/* The pair at @pos or the next one, with its bucket locked. */
+static void *ts_list_start(struct seq_file *seq, loff_t *pos)
 {
-	return (loff_t)(bucket - ts_buckets) << TS_SERIAL_BITS | (serial & TS_SERIAL_MASK);
-}
-
-/* The pair at @pos or the next one, with its bucket locked. Those that come or go meanwhile move no other. */
-static void *ts_walk_start(struct seq_file *seq, loff_t *pos)
-{
-	struct ts_bucket *bucket = &ts_buckets[*pos >> TS_SERIAL_BITS];
 	struct ts_walk *walk = seq->private;
-	u64 serial = *pos & TS_SERIAL_MASK;
-	struct ts_pair *pair;
+	struct ts_node *node;
 
-	for (; bucket < ts_buckets + TS_BUCKETS; bucket++, serial = 0) {
-		if (list_empty(&bucket->pairs))
+	walk->place = *pos;
+	node = ts_index_walk(&ts_listed, walk);
+	*pos = walk->place;
+	return node;
+}
+
+static void *ts_list_next(struct seq_file *seq, void *node, loff_t *pos)
+{
+	struct ts_walk *walk = seq->private;
+
+	node = ts_index_next(&ts_listed, walk, node);
+	*pos = walk->place;
+	return node;
+}
+
+static void ts_list_stop(struct seq_file *seq, void *unused)
+{
+	ts_index_pause(seq->private);
+}
+
+/* ---- idle rings ---- */
+
+/* A ring that was empty and not used for one to two of these gives its memory back. */
+#define TS_IDLE_PERIOD HZ
+
+static void ts_idle_work(struct work_struct *work);
+static DECLARE_DELAYED_WORK(ts_idle, ts_idle_work);
+
+/* Process context: it sleeps between two pairs, not on them. */
+static void ts_idle_work(struct work_struct *work)
+{
+	struct ts_walk walk = {};
+	struct ts_node *node = ts_index_walk(&ts_listed, &walk);
+
+	while (node) {
+		struct ts_pair *pair = container_of(node, struct ts_pair, node);
+		struct ts_pair_body *body = (struct ts_pair_body *)pair->body;
+
+		if (!tcp_splice_hold_if_idle(body)) {
+			node = ts_index_next(&ts_listed, &walk, node);
 			continue;
-		spin_lock_bh(&bucket->lock);
-		list_for_each_entry(pair, &bucket->pairs, node) {
-			if (pair->serial < serial)
-				continue;
-			*pos = ts_walk_pos(bucket, pair->serial);
-			walk->held = bucket;
-			return pair;
 		}
-		spin_unlock_bh(&bucket->lock);
+		walk.place++;
+		ts_index_pause(&walk);
+		tcp_splice_rest(body);
+		cond_resched();
+		node = ts_index_walk(&ts_listed, &walk);
 	}
-	return NULL;
+	if (ts_rings_have_memory())
+		ts_idle_watch();
 }
 
-static void ts_walk_stop(struct seq_file *seq, void *unused)
+/* Some ring has got memory. Process context. */
+void ts_idle_watch(void)
 {
-	struct ts_walk *walk = seq->private;
-
-	if (walk->held)
-		spin_unlock_bh(&walk->held->lock);
-	walk->held = NULL;
+	schedule_delayed_work(&ts_idle, TS_IDLE_PERIOD);
 }
 
-static void *ts_walk_next(struct seq_file *seq, void *current_pair, loff_t *pos)
+void ts_idle_exit(void)
 {
-	struct ts_bucket *bucket = ((struct ts_walk *)seq->private)->held;
-	struct ts_pair *pair = current_pair;
-
-	if (!list_is_last(&pair->node, &bucket->pairs)) {
-		pair = list_next_entry(pair, node);
-		*pos = ts_walk_pos(bucket, pair->serial);
-		return pair;
-	}
-	ts_walk_stop(seq, NULL);
-	*pos = ts_walk_pos(bucket + 1, 0);
-	return ts_walk_start(seq, pos);
+	cancel_delayed_work_sync(&ts_idle);
 }
 
 /* ---- what it shows ---- */
@@ -208,14 +205,14 @@ static void ts_show_sock(struct seq_file *seq, const char *end, struct sock *sk)
 }
 
 /* The bucket's lock is held. */
-static int ts_walk_show(struct seq_file *seq, void *shown)
+static int ts_list_show(struct seq_file *seq, void *node)
 {
 	static const char *const ends[] = { "client", "server" };
-	const struct ts_pair *pair = shown;
+	const struct ts_pair *pair = container_of((struct ts_node *)node, struct ts_pair, node);
 	const struct ts_pair_body *body = (const struct ts_pair_body *)pair->body;
 	unsigned int side;
 
-	seq_printf(seq, "id=%llu", (u64)ts_walk_pos(ts_bucket_of(pair), pair->serial));
+	seq_printf(seq, "id=%llu", ts_index_place(&ts_listed, &pair->node));
 	for (side = 0; side < ARRAY_SIZE(ends); side++) {
 		struct sock *sk;
 
@@ -230,27 +227,22 @@ static int ts_walk_show(struct seq_file *seq, void *shown)
 	return 0;
 }
 
-static const struct seq_operations ts_walk_ops = {
-	.start = ts_walk_start,
-	.next = ts_walk_next,
-	.stop = ts_walk_stop,
-	.show = ts_walk_show,
+static const struct seq_operations ts_list_ops = {
+	.start = ts_list_start,
+	.next = ts_list_next,
+	.stop = ts_list_stop,
+	.show = ts_list_show,
 };
 
 int __init ts_pairs_init(void)
 {
-	unsigned int i;
-
-	for (i = 0; i < TS_BUCKETS; i++) {
-		spin_lock_init(&ts_buckets[i].lock);
-		INIT_LIST_HEAD(&ts_buckets[i].pairs);
-	}
+	ts_index_init(&ts_listed);
 	ts_pairs = kmem_cache_create("tcp_splice_pair", sizeof(struct ts_pair), __alignof__(struct ts_pair),
 				     SLAB_HWCACHE_ALIGN, NULL);
 	if (!ts_pairs)
 		return -ENOMEM;
 	/* Whom connections are between is nobody else's business. */
-	if (!proc_create_seq_private("tcp_splice", 0400, init_net.proc_net, &ts_walk_ops, sizeof(struct ts_walk), NULL)) {
+	if (!proc_create_seq_private("tcp_splice", 0400, init_net.proc_net, &ts_list_ops, sizeof(struct ts_walk), NULL)) {
 		kmem_cache_destroy(ts_pairs);
 		return -ENOMEM;
 	}

@@ -128,24 +128,37 @@ long ts_pipe_base_recv(struct sock *sk, struct pipe_inode_info *pipe, size_t len
 	return copied;
 }
 
-/* As tcp_splice_read(): the file's O_NONBLOCK counts, SO_RCVLOWAT does not. */
-ssize_t ts_splice_read(struct socket *sock, loff_t *ppos, struct pipe_inode_info *pipe, size_t len, unsigned int flags)
+/* As tcp_splice_read(): the file's O_NONBLOCK counts, SO_RCVLOWAT does not. TS_BASE: base is to do it. */
+static int ts_try_splice_read(struct socket *sock, loff_t *ppos, struct pipe_inode_info *pipe, size_t len)
 {
 	int nonblock = sock->file->f_flags & O_NONBLOCK ? MSG_DONTWAIT : 0;
+	struct srcu_ctr __percpu *calls = ts_calls_enter();
 	struct sock *sk = sock->sk;
+	int spliced = TS_BASE;
 
 	for (;;) {
 		struct ts_endpoint *ep = ts_endpoint(sk);
 		unsigned long link = ep ? smp_load_acquire(&ep->link) : 0;
-		int spliced;
 
 		if (unlikely(!link))
-			return inet_stream_ops.splice_read(sock, ppos, pipe, len, flags);
-		if (unlikely(*ppos))
-			return -ESPIPE;
+			break;
+		if (unlikely(*ppos)) {
+			spliced = -ESPIPE;
+			break;
+		}
 		spliced = tcp_splice_pipe(link, sk, pipe, min_t(size_t, len, INT_MAX), nonblock, ep->disconnects);
 		if (likely(spliced != -ESTALE))
-			return spliced;
+			break;
+		spliced = TS_BASE;
 		ts_await_disconnect(sk);
 	}
+	ts_calls_leave(calls);
+	return spliced;
+}
+
+ssize_t ts_splice_read(struct socket *sock, loff_t *ppos, struct pipe_inode_info *pipe, size_t len, unsigned int flags)
+{
+	int spliced = ts_try_splice_read(sock, ppos, pipe, len);
+
+	return likely(spliced != TS_BASE) ? spliced : inet_stream_ops.splice_read(sock, ppos, pipe, len, flags);
 }

@@ -2,9 +2,12 @@
 /*
  * The tables that a spliced socket wears, and putting them on and off.
  *
- * Every callback here may run for a socket that is not, not yet or no longer ours (a thread loads sk->sk_prot, sleeps, and calls):
- * it looks the link up and falls to base when there is none. The tables and the text live as long as any socket that saw them,
- * by the module references that an endpoint holds.
+ * Every callback here may run for a socket that is not, not yet or no longer ours (a thread loads sk->sk_prot, is preempted, and calls):
+ * it looks the link up and falls to base when there is none. The tables and the text live as long as any socket that wears them, by the
+ * module references that an endpoint holds, and as long as any thread is in here (ts_exit() in main.c).
+ *
+ * Base may keep a call asleep for ever, which must not keep the module: where nothing of ours is left to do, base is called in a jump
+ * (Makefile checks that the compiler made it one), and whoever sleeps there has no frame of ours under it.
  */
 #define pr_fmt(fmt) KBUILD_MODNAME ": " fmt
 
@@ -70,21 +73,34 @@ bool ts_slots_are_free(const struct sock *sk)
 
 /* ---- struct proto: data ---- */
 
-static int ts_sendmsg(struct sock *sk, struct msghdr *msg, size_t size)
+/* TS_BASE: base is to do it. */
+static int ts_try_sendmsg(struct sock *sk, struct msghdr *msg, size_t size)
 {
+	struct srcu_ctr __percpu *calls = ts_calls_enter();
 	struct ts_endpoint *ep = ts_endpoint(sk);
 	unsigned long link = ep ? smp_load_acquire(&ep->link) : 0;
 	unsigned int flags = msg->msg_flags, need = TS_NEED_NOTHING;
+	int sent = TS_BASE;
 
 	if (unlikely(!link))
-		return tcp_prot.sendmsg(sk, msg, size);
+		goto out;
 	/* What only segments can carry: urgent data, control messages, fast open's errors, zero-copy completions. */
 	if (unlikely(flags & MSG_OOB))
 		need = TS_NEED_TCP_FOR_GOOD;
 	else if (unlikely(msg->msg_controllen || (flags & MSG_FASTOPEN) ||
 			  ((flags & MSG_ZEROCOPY) && !msg->msg_ubuf && sock_flag(sk, SOCK_ZEROCOPY))))
 		need = TS_NEED_TCP;
-	return tcp_splice_sendmsg(link, sk, msg, size, flags, need, ep->disconnects);
+	sent = tcp_splice_sendmsg(link, sk, msg, size, flags, need, ep->disconnects);
+out:
+	ts_calls_leave(calls);
+	return sent;
+}
+
+static int ts_sendmsg(struct sock *sk, struct msghdr *msg, size_t size)
+{
+	int sent = ts_try_sendmsg(sk, msg, size);
+
+	return likely(sent != TS_BASE) ? sent : tcp_prot.sendmsg(sk, msg, size);
 }
 
 /* Another thread disconnects the socket at this moment, under its lock: then it has no link, or a new one. */
@@ -94,58 +110,82 @@ void ts_await_disconnect(struct sock *sk)
 	release_sock(sk);
 }
 
-static int __ts_recvmsg(struct sock *sk, struct msghdr *msg, size_t len, int flags)
+/* As ts_try_sendmsg(). */
+static int ts_try_recvmsg(struct sock *sk, struct msghdr *msg, size_t len, int flags)
 {
+	struct srcu_ctr __percpu *calls = ts_calls_enter();
+	int copied = TS_BASE;
+
 	for (;;) {
 		struct ts_endpoint *ep = ts_endpoint(sk);
 		unsigned long link = ep ? smp_load_acquire(&ep->link) : 0;
-		int copied;
 
 		if (unlikely(!link))
-			return ts_call_recvmsg(sk, msg, len, flags);
+			break;
 		copied = tcp_splice_recvmsg(link, sk, msg, len, flags, ep->disconnects);
 		if (likely(copied != -ESTALE))
-			return copied;
+			break;
+		copied = TS_BASE;
 		ts_await_disconnect(sk);
 	}
+	ts_calls_leave(calls);
+	return copied;
 }
 
 #if LINUX_VERSION_CODE >= KERNEL_VERSION(7, 1, 0)
 static int ts_recvmsg(struct sock *sk, struct msghdr *msg, size_t len, int flags)
 {
-	return __ts_recvmsg(sk, msg, len, flags);
+	int copied = ts_try_recvmsg(sk, msg, len, flags);
+
+	return likely(copied != TS_BASE) ? copied : tcp_prot.recvmsg(sk, msg, len, flags);
 }
 #else
 static int ts_recvmsg(struct sock *sk, struct msghdr *msg, size_t len, int flags, int *addr_len)
 {
-	return __ts_recvmsg(sk, msg, len, flags);
+	int copied = ts_try_recvmsg(sk, msg, len, flags);
+
+	return likely(copied != TS_BASE) ? copied : tcp_prot.recvmsg(sk, msg, len, flags, addr_len);
 }
 #endif
 
 static bool ts_sock_is_readable(struct sock *sk)
 {
-	unsigned long link = ts_link(sk);
+	unsigned long link;
+	bool readable;
 
-	return link && tcp_splice_readable(link, sk);
+	rcu_read_lock();
+	link = ts_link(sk);
+	readable = link && tcp_splice_readable(link, sk);
+	rcu_read_unlock();
+	return readable;
 }
 
 static bool ts_stream_memory_free(const struct sock *sk, int wake)
 {
-	unsigned long link = ts_link(sk);
+	unsigned long link;
+	bool free;
 
 	/* With 0 it is base sendmsg that asks, for TCP's own buffer; with 1 a poller, or somebody about to wake one. */
-	return link && wake ? tcp_splice_writeable(link, sk, wake) : tcp_stream_memory_free(sk, wake);
+	if (!wake)
+		return tcp_stream_memory_free(sk, 0);
+	rcu_read_lock();
+	link = ts_link(sk);
+	free = link ? tcp_splice_writeable(link, sk, wake) : tcp_stream_memory_free(sk, wake);
+	rcu_read_unlock();
+	return free;
 }
 
 static int ts_ioctl(struct sock *sk, int cmd, int *karg)
 {
-	unsigned long link = ts_link(sk);
+	struct srcu_ctr __percpu *calls = ts_calls_enter();
 	int err = tcp_prot.ioctl(sk, cmd, karg);
+	unsigned long link = ts_link(sk);
 
 	if (!err && cmd == SIOCINQ && link)
 		*karg = tcp_splice_inq(link, sk);
 	if (!err && cmd == SIOCATMARK && link && tcp_splice_ring_readable(link, sk))
 		*karg = 0;	/* ring bytes come before the mark */
+	ts_calls_leave(calls);
 	return err;
 }
 
@@ -173,12 +213,19 @@ static void ts_unhash(struct sock *sk)
 	tcp_prot.unhash(sk);
 }
 
-static void ts_close(struct sock *sk, long timeout)
+static void ts_close_ring(struct sock *sk)
 {
+	struct srcu_ctr __percpu *calls = ts_calls_enter();
 	struct ts_endpoint *ep = ts_endpoint(sk);
 
 	if (ep)
 		tcp_splice_close(sk, (struct ts_endpoint_body *)ep->body);
+	ts_calls_leave(calls);
+}
+
+static void ts_close(struct sock *sk, long timeout)
+{
+	ts_close_ring(sk);
 	tcp_close(sk, sock_flag(sk, SOCK_LINGER) && !sk->sk_lingertime ? 0 : timeout);
 }
 
@@ -256,7 +303,7 @@ static bool ts_poll_ring(const struct sock *sk, unsigned long link, __poll_t wan
 	unsigned int ready;
 	u32 received;
 
-	if (inet_sk_state_load(sk) != TCP_ESTABLISHED || READ_ONCE(sk->sk_shutdown) || READ_ONCE(sk->sk_wmem_queued) ||
+	if (!link || inet_sk_state_load(sk) != TCP_ESTABLISHED || READ_ONCE(sk->sk_shutdown) || READ_ONCE(sk->sk_wmem_queued) ||
 	    READ_ONCE(sk->sk_rcvlowat) > 1 || READ_ONCE(tp->urg_data))
 		return false;
 	/* TCP before the ring: see core::handoff::Seen. */
@@ -277,19 +324,21 @@ static bool ts_poll_ring(const struct sock *sk, unsigned long link, __poll_t wan
 
 static __poll_t ts_poll(struct file *file, struct socket *sock, struct poll_table_struct *wait)
 {
+	struct srcu_ctr __percpu *calls = ts_calls_enter();
 	__poll_t wanted = poll_requested_events(wait);
-	unsigned long link = ts_link(sock->sk);
 	bool edges = wanted & EPOLLET;
+	unsigned long link;
 	__poll_t mask;
 
-	if (!link)
-		return tcp_poll(file, sock, wait);
 	sock_poll_wait(file, sock, wait);
+	/* Afterwards: whoever takes the link away wakes those who have registered. */
+	link = ts_link(sock->sk);
 	if (!ts_poll_ring(sock->sk, link, wanted, &mask))
 		mask = tcp_poll(file, sock, NULL);	/* registered already */
 	/* Tells who may be woken ahead: level-triggered pollers only. */
-	if (wait && (edges || !(mask & wanted)))
+	if (wait && link && (edges || !(mask & wanted)))
 		tcp_splice_polled(link, edges);
+	ts_calls_leave(calls);
 	return mask;
 }
 
@@ -346,6 +395,7 @@ void ts_install(struct sock *sk, struct ts_endpoint_body *body)
 	struct inet_connection_sock *icsk = inet_csk(sk);
 
 	ep->sk = sk;
+	ep->made = ktime_get_coarse_ns();
 	ep->disconnects = sk->sk_disconnects;
 	ep->older = ts_endpoint(sk);
 	if (ep->older)
@@ -358,9 +408,10 @@ void ts_install(struct sock *sk, struct ts_endpoint_body *body)
 	rcu_assign_pointer(icsk->icsk_ulp_data, ep);
 	smp_store_release(&icsk->icsk_ulp_ops, &ts_ulp);
 	ts_wear_protocol(sk);
+	ts_index_add(&ts_endpoints, &ep->node);
 }
 
-static void ts_clear_user_data(struct sock *sk, struct ts_endpoint *ep)
+void ts_clear_user_data(struct sock *sk, struct ts_endpoint *ep)
 {
 	write_lock_bh(&sk->sk_callback_lock);
 	if (ts_user_data(sk) == ep)

@@ -14,6 +14,7 @@
 #include <net/tcp.h>
 
 #include "glue.h"
+#include "endpoint.h"
 
 /* Appends a copy of @len bytes; at most a ring's chunk. Process context; false without memory. */
 bool ts_queue_add(struct ts_queue *queue, const void *from, size_t len)
@@ -51,7 +52,7 @@ void ts_queue_free(struct ts_queue *queue)
  * A segment that lies on both sides of @border becomes two: TCP joins neighbours, also a FIN with the bytes before it. Returns the second
  * one, or an error. As tcp_fragment(), in a receive queue.
  */
-static struct sk_buff *ts_split(struct sock *sk, struct sk_buff *skb, u32 border)
+static struct sk_buff *ts_split(struct sock *sk, struct sk_buff *skb, u32 border, gfp_t gfp)
 {
 	u32 len = border - TCP_SKB_CB(skb)->seq, moved = skb->len - len;
 	struct sk_buff *behind;
@@ -60,9 +61,9 @@ static struct sk_buff *ts_split(struct sock *sk, struct sk_buff *skb, u32 border
 	if (skb_has_frag_list(skb))
 		return ERR_PTR(-EBUSY);
 	/* Its size stays what is charged: pskb_expand_head() leaves that of an owned segment alone. */
-	if (skb_unclone(skb, GFP_KERNEL))
+	if (skb_unclone(skb, gfp))
 		return ERR_PTR(-ENOMEM);
-	behind = alloc_skb(skb_headlen(skb), GFP_KERNEL);
+	behind = alloc_skb(skb_headlen(skb), gfp);
 	if (!behind)
 		return ERR_PTR(-ENOMEM);
 	if (!sk_rmem_schedule(sk, behind, behind->truesize)) {
@@ -90,7 +91,7 @@ static struct sk_buff *ts_split(struct sock *sk, struct sk_buff *skb, u32 border
 }
 
 /* The first segment at or behind @border, or an error. */
-static struct sk_buff *ts_first_behind(struct sock *sk, u32 border)
+static struct sk_buff *ts_first_behind(struct sock *sk, u32 border, gfp_t gfp)
 {
 	struct sk_buff *skb;
 
@@ -98,7 +99,7 @@ static struct sk_buff *ts_first_behind(struct sock *sk, u32 border)
 		if (!before(TCP_SKB_CB(skb)->seq, border))
 			return skb;
 		if (after(TCP_SKB_CB(skb)->end_seq, border))
-			return ts_split(sk, skb, border);
+			return ts_split(sk, skb, border, gfp);
 	}
 	return NULL;
 }
@@ -149,18 +150,42 @@ static void ts_insert(struct sock *sk, struct ts_queue *queue, u32 bytes, u32 bo
 	WRITE_ONCE(tp->copied_seq, tp->copied_seq - bytes);
 }
 
+/* Locks a socket without a descriptor, if it still is one. */
+bool ts_lock_alone(struct sock *sk)
+{
+	local_bh_disable();
+	bh_lock_sock(sk);
+	if (!sock_owned_by_user(sk) && !sk->sk_socket)
+		return true;
+	bh_unlock_sock(sk);
+	local_bh_enable();
+	return false;
+}
+
+void ts_unlock_alone(struct sock *sk)
+{
+	bh_unlock_sock(sk);
+	local_bh_enable();
+}
+
 /*
- * Gives @bytes bytes of @queue a place before @border, and TCP_INFO what went through the rings. Takes the socket's lock. -ESTALE: the
- * connection that @disconnects is of has ended; -EBUSY: urgent data counts, or a segment that cannot be split lies on both sides of the
- * border; -ENOMEM. Nothing has changed then, and the queue is empty.
+ * Gives @bytes bytes of @queue a place before @border, and TCP_INFO what went through the rings. Takes the socket's lock; of a @child, which
+ * nobody has accepted yet, its spinlock (see drain.c). -ESTALE: the connection that @disconnects is of has ended; -EBUSY: urgent data counts,
+ * or a segment that cannot be split lies on both sides of the border; -EAGAIN: no child any more; -ENOMEM. Nothing has changed then, and
+ * the queue is empty.
  */
-int ts_queue_insert(struct sock *sk, struct ts_queue *queue, u32 disconnects, u32 bytes, u32 border, u64 sent, u64 received)
+int ts_queue_insert(struct sock *sk, struct ts_queue *queue, u32 disconnects, u32 bytes, u32 border, u64 sent, u64 received, bool child)
 {
 	struct tcp_sock *tp = tcp_sk(sk);
 	struct sk_buff *behind = NULL;
 	int err = 0;
 
-	lock_sock(sk);
+	if (!child) {
+		lock_sock(sk);
+	} else if (!ts_lock_alone(sk)) {
+		ts_queue_free(queue);
+		return -EAGAIN;
+	}
 	if (sk->sk_disconnects != disconnects) {
 		err = -ESTALE;
 	} else if (bytes) {
@@ -169,7 +194,7 @@ int ts_queue_insert(struct sock *sk, struct ts_queue *queue, u32 disconnects, u3
 		else if (!ts_queue_charge(sk, queue))
 			err = -ENOMEM;
 		else
-			behind = ts_first_behind(sk, border);
+			behind = ts_first_behind(sk, border, child ? GFP_ATOMIC : GFP_KERNEL);
 		if (IS_ERR(behind))
 			err = PTR_ERR(behind);
 	}
@@ -185,6 +210,9 @@ int ts_queue_insert(struct sock *sk, struct ts_queue *queue, u32 disconnects, u3
 	}
 	/* What was charged is given back under the lock. */
 	ts_queue_free(queue);
-	release_sock(sk);
+	if (child)
+		ts_unlock_alone(sk);
+	else
+		release_sock(sk);
 	return err;
 }

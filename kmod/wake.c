@@ -14,11 +14,17 @@
 
 static_assert(sizeof(struct wait_queue_entry) <= sizeof(struct ts_wait));
 
+/* Our own, to know our sleepers by. */
+static int ts_wake_function(struct wait_queue_entry *entry, unsigned int mode, int sync, void *key)
+{
+	return autoremove_wake_function(entry, mode, sync, key);
+}
+
 void ts_wait_begin(struct sock *sk, struct ts_wait *wait)
 {
 	struct wait_queue_entry *entry = (struct wait_queue_entry *)wait;
 
-	init_wait(entry);
+	init_wait_func(entry, ts_wake_function);
 	prepare_to_wait(sk_sleep(sk), entry, TASK_INTERRUPTIBLE);
 }
 
@@ -77,6 +83,25 @@ int ts_stream_error(struct sock *sk, int flags, int err)
 void ts_wake_writers(struct sock *sk)
 {
 	wake_up_interruptible_poll(sk_sleep(sk), EPOLLOUT | EPOLLWRNORM | EPOLLWRBAND);
+}
+
+/* Those asleep in our calls on this socket look again; pollers need not know. The caller has a reference. */
+void ts_wake_ours(struct sock *sk)
+{
+	struct wait_queue_entry *entry, *next;
+	struct socket_wq *wq;
+	unsigned long flags;
+
+	rcu_read_lock();
+	wq = rcu_dereference(sk->sk_wq);
+	if (wq) {
+		spin_lock_irqsave(&wq->wait.lock, flags);
+		list_for_each_entry_safe(entry, next, &wq->wait.head, entry)
+			if (entry->func == ts_wake_function)
+				ts_wake_function(entry, TASK_INTERRUPTIBLE, 0, NULL);
+		spin_unlock_irqrestore(&wq->wait.lock, flags);
+	}
+	rcu_read_unlock();
 }
 
 /*

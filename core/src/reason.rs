@@ -23,11 +23,13 @@ pub enum Reason {
     Closed,
     /// One end went back to TCP for good: kTLS, repair mode, MD5, AO, IPV6_ADDRFORM.
     HandedBack,
+    /// The module let go of one end (`tcp-splice-ctl drain`).
+    Drained,
 }
 
 impl Reason {
     /// All of them, in the order of their numbers.
-    pub const ALL: [Reason; 9] = [
+    pub const ALL: [Reason; 10] = [
         Reason::None,
         Reason::Message,
         Reason::Urgent,
@@ -37,6 +39,7 @@ impl Reason {
         Reason::Reader,
         Reason::Closed,
         Reason::HandedBack,
+        Reason::Drained,
     ];
 
     /// The word that `/proc/net/tcp_splice` and the `left_` counters use.
@@ -51,6 +54,7 @@ impl Reason {
             Reason::Reader => "reader",
             Reason::Closed => "closed",
             Reason::HandedBack => "handed_back",
+            Reason::Drained => "drained",
         }
     }
 

@@ -130,6 +130,11 @@ impl Supply {
         self.top = self.top.wrapping_add(1);
     }
 
+    /// All slots were emptied while no byte was in the ring: what comes next goes into this chunk, perhaps not at its start.
+    pub fn start_at(&mut self, chunk: u64) {
+        (self.next, self.top) = (chunk, chunk);
+    }
+
     /// The chunks whose slots may have memory: what a larger table has to take over.
     pub fn in_use(&self) -> core::ops::Range<u64> {
         self.next..self.top
@@ -164,13 +169,14 @@ mod tests {
         #[test]
         fn memory_moves_from_slot_to_slot(
             cap in 2u32..6, chunk in 0u32..6, big in 0u64..600,
-            ops in proptest::collection::vec((0u8..8, 1u64..50), 0..200),
+            ops in proptest::collection::vec((0u8..9, 1u64..50), 0..200),
         ) {
             let mut table = Table::new(Geometry::new(cap, chunk).unwrap());
             for (op, n) in ops {
                 match op {
                     0..=3 => table.send(n),
                     4..=6 => table.receive(n, op == 6),
+                    7 => table.rest(),
                     _ => table.grow(big),
                 }
                 table.check();
@@ -209,7 +215,8 @@ mod tests {
                 return;
             }
             assert!(
-                !self.supply.reaches(chunk + 1) && (chunk == 0 || self.supply.reaches(chunk - 1))
+                !self.supply.reaches(chunk + 1)
+                    && (self.supply.in_use().is_empty() || self.supply.reaches(chunk - 1))
             );
             self.supply.extend();
             while let Some(old) = self.supply.take(self.geometry, self.cons) {
@@ -253,6 +260,21 @@ mod tests {
                     self.freed.insert(self.slots[slot].take().unwrap());
                 }
             }
+        }
+
+        /// As Ring::rest().
+        fn rest(&mut self) {
+            if self.prod != self.cons {
+                return;
+            }
+            for chunk in self.supply.in_use() {
+                self.freed.extend(self.slots[self.geometry.slot(chunk)].take());
+            }
+            self.supply.start_at(self.geometry.chunk(self.prod));
+            assert!(
+                self.slots.iter().all(Option::is_none),
+                "an idle ring has kept memory"
+            );
         }
 
         /// As Ring::grow().

@@ -2,6 +2,7 @@
 //! The command line.
 
 use std::path::PathBuf;
+use std::time::Duration;
 
 use clap::{Args, Parser, Subcommand};
 use tcp_splice_core::abi::{BUSY_POLL_US_MAX, RING_KBYTES_MAX, RING_KBYTES_MIN};
@@ -20,6 +21,9 @@ Examples:
 
   # no new spliced connections; those that exist go on
   tcp-splice-ctl disable
+
+  # everything back to plain TCP, with all connections up, and out
+  tcp-splice-ctl disable --drain && rmmod tcp_splice
 
 Exit status: 0 done, 1 failed, 2 wrong usage.";
 
@@ -48,6 +52,15 @@ The object printed by --json:
 Example:
   tcp-splice-ctl status --json | jq .counters.pairs_alive";
 
+const DRAIN_EXAMPLES: &str = "\
+Examples:
+  # let a packet capture see the traffic of one service
+  tcp-splice-ctl drain --ports 6379
+
+  # load a new version of the module while connections are up
+  tcp-splice-ctl disable --drain && rmmod tcp_splice && modprobe tcp_splice
+  tcp-splice-ctl enable --cgroup /sys/fs/cgroup --ports 6379";
+
 const LIST_EXAMPLES: &str = "\
 Columns:
   CLIENT, SERVER        the ends' own addresses: the one that connected, the one that was accepted
@@ -63,7 +76,7 @@ The object printed by --json:
     socket      null when that end has left, or local, remote (its addresses as it sees them), tcp_state (as in
                 ss), netns, inode, cgroup (the kernel's numbers), tcp_bytes (sent over TCP), processes (pid, command)
     carrier     new, ring, leaving, tcp or closed; reason says why it is not the ring: message, urgent, packets,
-                stray, memory, reader, closed, handed_back; or none
+                stray, memory, reader, closed, handed_back, drained; or none
     ring_bytes, unread, ring_size   bytes sent through the ring, of these unread, and its size (0: not made yet)
     wakes, stalls   times its bytes woke the other end; times it found the ring full
 
@@ -110,8 +123,14 @@ pub enum Command {
         #[arg(long, value_name = "LIST")]
         ports: Option<Ports>,
     },
-    /// Offer no more connections; those already spliced go on
-    Disable,
+    /// Offer no more connections; those already spliced go on, unless they are drained
+    Disable(Disable),
+    /// Make spliced connections plain TCP again, without interrupting them
+    ///
+    /// Each byte that is in a ring is put where TCP would have it, in order; calls that are asleep go on. The module lets go of the sockets,
+    /// so that it can be unloaded after `disable`. Connections that are made later are spliced if the policy in force says so.
+    #[command(after_help = DRAIN_EXAMPLES)]
+    Drain(Drain),
     /// Write the manual pages into a directory
     #[command(hide = true)]
     Man {
@@ -124,6 +143,42 @@ pub enum Command {
         /// The shell
         shell: clap_complete::Shell,
     },
+}
+
+/// Options of `disable`.
+#[derive(Debug, Args)]
+pub struct Disable {
+    /// Also drain all connections, so that the module can be unloaded
+    #[arg(long)]
+    pub drain: bool,
+    /// With --drain: how long to wait for calls that are under way, in seconds
+    #[arg(long, value_name = "S", default_value = "10", requires = "drain")]
+    timeout: u32,
+}
+
+impl Disable {
+    /// How long to wait.
+    pub fn timeout(&self) -> Duration {
+        Duration::from_secs(self.timeout.into())
+    }
+}
+
+/// Options of `drain`.
+#[derive(Debug, Args)]
+pub struct Drain {
+    /// Only sockets with one of these ports at either end, as the socket sees them, up to 64 [default: all]
+    #[arg(long, value_name = "LIST")]
+    pub ports: Option<Ports>,
+    /// How long to wait for calls that are under way, in seconds
+    #[arg(long, value_name = "S", default_value = "10")]
+    timeout: u32,
+}
+
+impl Drain {
+    /// How long to wait.
+    pub fn timeout(&self) -> Duration {
+        Duration::from_secs(self.timeout.into())
+    }
 }
 
 /// Options of `enable`.

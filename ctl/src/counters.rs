@@ -9,7 +9,7 @@ const REFUSED: &str = "refused_";
 const LEFT_FOR: &str = "left_";
 
 /// Known counters in the order people want them, with their meaning.
-const WORDS: [(&str, &str); 12] = [
+const WORDS: [(&str, &str); 14] = [
     ("pairs_made", "connections spliced"),
     ("pairs_alive", "of these still open"),
     ("ring_bytes", "bytes through rings"),
@@ -22,6 +22,8 @@ const WORDS: [(&str, &str); 12] = [
     ("ring_grows", "rings that grew"),
     ("lent_bytes", "bytes handed to pipes without a copy"),
     ("wakes_ahead", "ends woken before their answer"),
+    ("drained", "sockets drained"),
+    ("drained_in_calls", "of these still in a call"),
 ];
 
 /// Why an offer was refused, by the last part of the counter's name.
@@ -50,7 +52,7 @@ const REASONS: [(&str, &str); 15] = [
 ];
 
 /// Why a direction went back to TCP, in the same way.
-const LEFT: [(&str, &str); 8] = [
+const LEFT: [(&str, &str); 9] = [
     ("message", "a message needed packets"),
     ("urgent", "urgent data"),
     (
@@ -62,6 +64,7 @@ const LEFT: [(&str, &str); 8] = [
     ("reader", "a reader slept in TCP"),
     ("closed", "the other end was gone"),
     ("handed_back", "kTLS, repair, MD5 or AO took over"),
+    ("drained", "drained"),
 ];
 
 /// Counters by name, known or not.
@@ -78,6 +81,11 @@ impl Counters {
             words.next().is_none().then(|| (name.to_owned(), value))
         });
         Self(pairs.collect())
+    }
+
+    /// The counter with this name, if the module has it.
+    pub fn get(&self, name: &str) -> Option<u64> {
+        self.0.get(name).copied()
     }
 
     /// Each counter as (meaning, value): the known ones, then unknown ones by name, then the reasons that occurred.

@@ -26,6 +26,29 @@ pub enum Fault {
         "module tcp_splice offers no list of connections: it is older than this tool; disable, rmmod and modprobe tcp_splice"
     )]
     NoList,
+    /// The module is loaded but cannot let go of sockets.
+    #[error(
+        "module tcp_splice cannot drain: it is older than this tool; close the connections, then disable, rmmod and modprobe tcp_splice"
+    )]
+    NoDrain,
+    /// Some sockets could not be handed back in time.
+    #[error(
+        "failed to drain every connection within {seconds} s: on some a call is stuck or urgent data is unread; see tcp-splice-ctl list, and try again"
+    )]
+    StillHeld {
+        /// The time limit.
+        seconds: u64,
+    },
+    /// All were handed back, but calls are under way that began before.
+    #[error(
+        "every connection is drained, but after {seconds} s calls on {calls} sockets still keep the module: a recv() with MSG_WAITALL, or a call stuck in a page fault; it can go when they end"
+    )]
+    StillInCalls {
+        /// Sockets.
+        calls: u64,
+        /// The time limit.
+        seconds: u64,
+    },
     /// The running kernel cannot call a module's functions from sock_ops programs.
     #[error("kernel {0} is too old: sock_ops programs can call kernel functions since Linux {major}.{minor}", major = NEEDED.0, minor = NEEDED.1)]
     KernelTooOld(String),
@@ -90,6 +113,11 @@ mod tests {
             (
                 Fault::KernelTooOld("6.1.0-28-amd64".to_owned()),
                 "kernel 6.1.0-28-amd64 is too old: sock_ops programs can call kernel functions since Linux 6.15",
+            ),
+            (
+                Fault::StillHeld { seconds: 10 },
+                "failed to drain every connection within 10 s: on some a call is stuck or urgent data is unread; see tcp-splice-ctl list, \
+                 and try again",
             ),
             (
                 Fault::NoBtf,

@@ -28,6 +28,8 @@ const BPF_FS_MAGIC: i64 = 0xcafe4a11;
 const COUNTERS: [&str; 2] = ["/proc/net/tcp_splice_stat", "/proc/1/net/tcp_splice_stat"];
 /// As above.
 const CONNECTIONS: [&str; 2] = ["/proc/net/tcp_splice", "/proc/1/net/tcp_splice"];
+/// As above.
+const DRAIN: [&str; 2] = ["/proc/net/tcp_splice_drain", "/proc/1/net/tcp_splice_drain"];
 const RELEASE_LIMIT: Duration = Duration::from_secs(2);
 
 /// Refuses anybody but root.
@@ -100,6 +102,21 @@ pub fn connections() -> Result<Vec<Connection>> {
     match module().loaded {
         false => Err(Fault::NoModule.into()),
         true => Err(Fault::NoList.into()),
+    }
+}
+
+/// The file that drains, and its name. For root.
+pub fn drain_file() -> Result<(&'static str, File)> {
+    for path in DRAIN {
+        match File::options().write(true).open(path) {
+            Ok(file) => return Ok((path, file)),
+            Err(error) if error.kind() == io::ErrorKind::NotFound => {}
+            Err(error) => return Err(error).with_context(|| format!("failed to open {path}")),
+        }
+    }
+    match module().loaded {
+        false => Err(Fault::NoModule.into()),
+        true => Err(Fault::NoDrain.into()),
     }
 }
 

@@ -2,12 +2,13 @@
 //! `tcp-splice-ctl`: which connections are offered to the kernel module `tcp_splice`.
 //!
 //! Pure parts: [`args`], [`policy`], [`ports`], [`counters`], [`connections`], [`list`], [`status`], [`release`], [`fault`].
-//! Effects: [`host`], [`cgroup`], [`program`], [`pins`]. There is no state file: what is in force is read back from the kernel.
+//! Effects: [`host`], [`cgroup`], [`program`], [`pins`], [`mod@drain`]. There is no state file: what is in force is read back from the kernel.
 
 mod args;
 mod cgroup;
 mod connections;
 mod counters;
+mod drain;
 mod fault;
 mod host;
 mod list;
@@ -25,7 +26,7 @@ use std::process::ExitCode;
 use anyhow::{Context, Result};
 use clap::{CommandFactory, Parser};
 
-use args::{Cli, Command, Enable};
+use args::{Cli, Command, Disable, Drain, Enable};
 use connections::Connection;
 use ports::Ports;
 
@@ -68,7 +69,8 @@ fn run(command: &Command) -> Result<()> {
         Command::Enable(options) => enable(options),
         Command::Status { json } => show(*json),
         Command::List { json, ports } => list(*json, ports.as_ref()),
-        Command::Disable => disable(),
+        Command::Disable(options) => disable(options),
+        Command::Drain(options) => drain(options),
         Command::Man { dir } => man(dir),
         Command::Completions { shell } => {
             clap_complete::generate(
@@ -89,9 +91,23 @@ fn enable(options: &Enable) -> Result<()> {
     pins::enable(&options.policy(), &cgroup)
 }
 
-fn disable() -> Result<()> {
+fn disable(options: &Disable) -> Result<()> {
     host::check_root()?;
-    pins::disable()
+    pins::disable()?;
+    match options.drain && host::module().loaded {
+        true => drained(drain::drain(None, options.timeout())?),
+        false => Ok(()),
+    }
+}
+
+fn drain(options: &Drain) -> Result<()> {
+    host::check_root()?;
+    drained(drain::drain(options.ports.as_ref(), options.timeout())?)
+}
+
+fn drained(sockets: u64) -> Result<()> {
+    let plural = if sockets == 1 { "" } else { "s" };
+    print(&format!("drained {sockets} socket{plural}\n"))
 }
 
 fn show(json: bool) -> Result<()> {

@@ -88,6 +88,14 @@ pub(crate) const EXTRA_PEEK_OFF: u32 = 1 << 1;
 
 pub(crate) const RX_URGENT: u32 = 1 << 4;
 
+/// Not a result: nothing was done, and C calls base in our place, with none of our frames on the stack.
+pub(crate) const BASE: c_int = c_int::MIN;
+
+pub(crate) const BACK_FOR_GOOD: c_uint = 0;
+#[allow(dead_code)] // what is neither of the others
+pub(crate) const BACK_DRAINED: c_uint = 1;
+pub(crate) const BACK_CHILD: c_uint = 2;
+
 pub(crate) const NEED_NOTHING: c_uint = 0;
 pub(crate) const NEED_TCP_FOR_GOOD: c_uint = 2;
 
@@ -106,7 +114,7 @@ pub(crate) const COUNTERS: usize = 64;
 #[allow(dead_code)] // compared at compile time
 pub(crate) const ENDPOINT_BYTES: usize = 64;
 #[allow(dead_code)] // compared at compile time
-pub(crate) const PAIR_BYTES: usize = 832;
+pub(crate) const PAIR_BYTES: usize = 896;
 
 pub(crate) const EAGAIN: c_int = 11;
 pub(crate) const ENOMEM: c_int = 12;
@@ -166,6 +174,8 @@ unsafe extern "C" {
 
     /// Sleeps.
     pub(crate) fn ts_lane_lock(pair: *mut c_void, which: c_uint);
+    /// Process context; `patient`: sleeps, for some ms at most. False if it could not be had.
+    pub(crate) fn ts_lane_trylock(pair: *mut c_void, which: c_uint, patient: bool) -> bool;
     pub(crate) fn ts_lane_unlock(pair: *mut c_void, which: c_uint);
     pub(crate) fn ts_lane_is_locked(pair: *mut c_void, which: c_uint) -> bool;
 
@@ -174,10 +184,16 @@ unsafe extern "C" {
     /// As above.
     pub(crate) fn ts_copy_to_iter(from: *const u8, bytes: usize, msg: *mut Msg) -> usize;
     pub(crate) fn ts_iov_iter_revert(msg: *mut Msg, bytes: usize);
-    /// Sleeps, for long.
+    /// Sleeps, for long if the call may wait.
     pub(crate) fn ts_base_sendmsg(sk: *mut Sock, msg: *mut Msg, size: usize) -> c_int;
-    /// Sleeps, for long.
-    pub(crate) fn ts_base_recvmsg(sk: *mut Sock, msg: *mut Msg, len: usize, flags: c_int) -> c_int;
+    /// Does not wait for room; sleeps for the socket's lock and page faults only.
+    pub(crate) fn ts_base_sendmsg_rest(
+        sk: *mut Sock,
+        msg: *mut Msg,
+        size: usize,
+        force: bool,
+    ) -> c_int;
+    pub(crate) fn ts_tcp_has_room(sk: *mut Sock) -> bool;
     /// Sleeps for the socket's lock and page faults only.
     pub(crate) fn ts_base_recvmsg_nowait(
         sk: *mut Sock,
@@ -214,6 +230,7 @@ unsafe extern "C" {
         border: u32,
         sent: u64,
         received: u64,
+        child: bool,
     ) -> c_int;
 
     /// Bytes that are in the pipe now, whose lock the caller holds, or a negative errno. Sleeps.

@@ -4,6 +4,7 @@
 use crate::ffi::{self, SeqFile, Sock};
 use crate::pair::{Lane, Pair};
 use core::ffi::{c_char, c_uint, c_void};
+use core::ptr::NonNull;
 use core::slice;
 use core::sync::atomic::AtomicPtr;
 use tcp_splice_core::handoff::Snapshot;
@@ -67,6 +68,27 @@ fn carrier(lane: &Lane) -> &'static str {
 extern "C" fn tcp_splice_slot(pair: *const c_void, side: c_uint) -> *const AtomicPtr<Sock> {
     // SAFETY: a listed pair is alive.
     unsafe { Pair::at(pair) }.slot(side)
+}
+
+/// Has a ring of this pair, which is in the list, memory that nobody has used since this was asked last? If so, with a reference for
+/// `tcp_splice_rest`. Any context.
+#[unsafe(no_mangle)]
+extern "C" fn tcp_splice_hold_if_idle(pair: *const c_void) -> bool {
+    // SAFETY: a listed pair is alive.
+    let pair = unsafe { Pair::at(pair) };
+    pair.is_idle() && pair.hold()
+}
+
+/// Frees what `tcp_splice_hold_if_idle` has seen, and drops its reference. Process context.
+#[unsafe(no_mangle)]
+extern "C" fn tcp_splice_rest(pair: *mut c_void) {
+    if let Some(pair) = NonNull::new(pair.cast::<Pair>()) {
+        // SAFETY: the caller's reference keeps it alive, and is dropped at the end.
+        unsafe {
+            pair.as_ref().rest();
+            Pair::put(pair);
+        }
+    }
 }
 
 /// The lane that an end sends into. Nothing is locked: each number is true at some moment. Any context.

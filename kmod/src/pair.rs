@@ -19,7 +19,7 @@ use core::ffi::{c_uint, c_ulong, c_void};
 use core::mem::{align_of, size_of};
 use core::ops::{Deref, DerefMut};
 use core::ptr::{self, NonNull};
-use core::sync::atomic::{AtomicBool, AtomicPtr, AtomicU8, AtomicU32, Ordering, fence};
+use core::sync::atomic::{AtomicBool, AtomicPtr, AtomicU8, AtomicU32, AtomicU64, Ordering, fence};
 use tcp_splice_core::ahead;
 use tcp_splice_core::cursors::Cursors;
 use tcp_splice_core::handoff::{Handoff, Use};
@@ -46,6 +46,9 @@ struct Sending {
     /// As `/proc/net/tcp_splice` shows them; written under the send lock, read without.
     wakes: AtomicU32,
     stalls: AtomicU32,
+    /// Bytes published when `Pair::is_idle` looked last, and when the ring was given its last rest. One writer: the worker of `idle.c`.
+    seen: AtomicU64,
+    rested: AtomicU64,
 }
 
 /// Only one writer at a time.
@@ -96,8 +99,9 @@ pub(crate) struct Lane {
     pub(crate) promised: AtomicBool,
     /// The receiver may lend pages to pipes: not too many are out.
     pub(crate) lends: AtomicBool,
-    /// The receiver has closed the lane to read through TCP alone, so there is no end to wait for. Set before `cursors` are closed.
-    pub(crate) handed_back: AtomicBool,
+    /// Why the receiver has closed the lane to read through TCP alone, so that there is no end to wait for; `Reason::None` if it has not.
+    /// Set before `cursors` are closed.
+    handed_back: AtomicU8,
     /// A sender sleeps with its message half written: others wait until it is through.
     pub(crate) turn: AtomicBool,
     /// A reader of this lane sleeps in a call, or is about to. A hint.
@@ -145,7 +149,7 @@ impl Lane {
             busy_poll_us: AtomicU32::new(busy_poll_us),
             promised: AtomicBool::new(false),
             lends: AtomicBool::new(true),
-            handed_back: AtomicBool::new(false),
+            handed_back: AtomicU8::new(Reason::None as u8),
             turn: AtomicBool::new(false),
             parked: AtomicBool::new(false),
             watch: AtomicU32::new(0),
@@ -162,6 +166,8 @@ impl Lane {
                 }),
                 wakes: AtomicU32::new(0),
                 stalls: AtomicU32::new(0),
+                seen: AtomicU64::new(0),
+                rested: AtomicU64::new(0),
             },
             rx: UnsafeCell::new(Rx {
                 cons: 0,
@@ -222,9 +228,21 @@ impl Lane {
         }
     }
 
+    /// Receiver, about to close the lane: it reads through TCP from here on.
+    pub(crate) fn hand_back(&self, reason: Reason) {
+        self.handed_back.store(reason as u8, Ordering::Release);
+    }
+
+    /// Why the receiver that closed the lane goes on reading, if it does. After a look at `prod` that said closed.
+    pub(crate) fn handed_back(&self) -> Option<Reason> {
+        let reason = Reason::from_number(self.handed_back.load(Ordering::Acquire));
+        (reason != Reason::None).then_some(reason)
+    }
+
     /// One end was handed back, for good.
     pub(crate) fn went_to_tcp(&self) -> bool {
-        self.handed_back.load(Ordering::Relaxed) || self.reason() == Reason::HandedBack
+        self.handed_back().is_some()
+            || matches!(self.reason(), Reason::HandedBack | Reason::Drained)
     }
 
     /// Why the ring is not used. A hint.
@@ -291,6 +309,17 @@ impl Lane {
         }
     }
 
+    /// Has nobody used the ring since this was asked last, and is it empty, with memory?
+    fn is_idle(&self) -> bool {
+        let Sending { seen, rested, .. } = &self.sending;
+        let prod = self.cursors.prod().bytes;
+        let unchanged = seen.load(Ordering::Relaxed) == prod;
+        if !unchanged {
+            seen.store(prod, Ordering::Relaxed);
+        }
+        unchanged && rested.load(Ordering::Relaxed) != prod && self.cursors.cons() == prod
+    }
+
     /// How long the receiver spins before it sleeps, in microseconds.
     pub(crate) fn busy_poll_us(&self, sk: *const Sock) -> u32 {
         match self.busy_poll_us.load(Ordering::Relaxed) {
@@ -351,6 +380,35 @@ impl Pair {
         match side {
             Side::Active => addr,
             Side::Passive => addr | 1,
+        }
+    }
+
+    /// Has one of its rings memory that nobody has used since this was asked last?
+    pub(crate) fn is_idle(&self) -> bool {
+        let idle = [&self.forward, &self.reverse].map(Lane::is_idle);
+        idle.contains(&true)
+    }
+
+    /// One more reference, for whoever found the pair in the list of all pairs; not if it is about to go.
+    pub(crate) fn hold(&self) -> bool {
+        let more = |refs: u32| (refs > 0).then(|| refs.wrapping_add(1));
+        let (set, fetch) = (Ordering::Relaxed, Ordering::Relaxed);
+        self.refs.fetch_update(set, fetch, more).is_ok()
+    }
+
+    /// Frees the memory of rings that are empty and not in use at this moment. Process context.
+    pub(crate) fn rest(&self) {
+        for side in [Side::Active, Side::Passive] {
+            let link = Link { pair: self, side };
+            let lane = link.outbound();
+            let Some(mut tx) = link.try_lock_tx(false) else {
+                continue;
+            };
+            // With the send lock held nothing comes; whoever has read everything has given it back.
+            if let Some(ring) = lane.ring().filter(|_| lane.cursors.cons() == tx.prod) {
+                ring.rest(&mut tx, &lane.lends);
+                lane.sending.rested.store(tx.prod, Ordering::Relaxed);
+            }
         }
     }
 
@@ -433,6 +491,11 @@ impl<'a> Link<'a> {
             Side::Active => &self.pair.active,
             Side::Passive => &self.pair.passive,
         }
+    }
+
+    /// This end has left its pair: its connection has ended, or it is TCP's for good.
+    pub(crate) fn is_unlinked(self) -> bool {
+        self.own_slot().load(Ordering::Acquire).is_null()
     }
 
     /// Where the other end's socket stands.
@@ -536,6 +599,18 @@ impl<'a> Link<'a> {
         Guard::lock(self.pair, self.side as c_uint, &self.outbound().sending.tx)
     }
 
+    /// Takes the send lock of the outbound lane if it can be had now or, `patient`, soon. Sleeps.
+    pub(crate) fn try_lock_tx(self, patient: bool) -> Option<Guard<'a, Tx>> {
+        let data = &self.outbound().sending.tx;
+        Guard::try_lock(self.pair, self.side as c_uint, data, patient)
+    }
+
+    /// Takes the receive lock of the inbound lane if it can be had soon. Sleeps.
+    pub(crate) fn try_lock_rx(self) -> Option<Guard<'a, Rx>> {
+        let which = (self.side as c_uint) | 2;
+        Guard::try_lock(self.pair, which, &self.inbound().rx, true)
+    }
+
     /// Takes the receive lock of the inbound lane. Sleeps.
     pub(crate) fn lock_rx(self) -> Guard<'a, Rx> {
         Guard::lock(self.pair, (self.side as c_uint) | 2, &self.inbound().rx)
@@ -554,6 +629,17 @@ impl<'a, T> Guard<'a, T> {
         // SAFETY: process context, no lane lock held; the pair is alive for 'a.
         unsafe { ffi::ts_lane_lock(ptr::from_ref(pair).cast_mut().cast::<c_void>(), which) };
         Guard { pair, which, data }
+    }
+
+    fn try_lock(
+        pair: &'a Pair,
+        which: c_uint,
+        data: &'a UnsafeCell<T>,
+        patient: bool,
+    ) -> Option<Self> {
+        let lock = ptr::from_ref(pair).cast_mut().cast::<c_void>();
+        // SAFETY: as above.
+        unsafe { ffi::ts_lane_trylock(lock, which, patient) }.then(|| Guard { pair, which, data })
     }
 }
 

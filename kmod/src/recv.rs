@@ -137,8 +137,7 @@ extern "C" fn tcp_splice_recvmsg(
     // SAFETY: a call of this socket is running.
     let link = unsafe { Link::from_word(link) };
     let (Some(link), 0) = (link, flags & (ffi::MSG_OOB | ffi::MSG_ERRQUEUE)) else {
-        // SAFETY: as the kernel would have called it.
-        return unsafe { ffi::ts_base_recvmsg(sk, msg, len, flags) };
+        return ffi::BASE;
     };
     Recv {
         link,
@@ -165,6 +164,9 @@ impl<'a> Recv<'a> {
                 Err(Stop::Done) => break 0,
                 Err(Stop::Result(result)) => break result,
             };
+            if self.is_for_tcp() {
+                break ffi::BASE;
+            }
             let left = *timeout.get_or_insert_with(|| self.timeout());
             if let Some(error) = Self::must_not_wait(left) {
                 if self.is(ffi::MSG_PEEK) {
@@ -203,6 +205,15 @@ impl<'a> Recv<'a> {
         } else {
             result
         }
+    }
+
+    /// Nothing was read, and all there is and will be is TCP's: the socket was handed back.
+    fn is_for_tcp(&self) -> bool {
+        // Whoever disconnects counts first, and then leaves the pair.
+        // SAFETY: the caller's own socket.
+        self.copied == 0
+            && self.link.is_unlinked()
+            && unsafe { ffi::ts_disconnects(self.sk) } == self.disconnects
     }
 
     fn timeout(&self) -> c_long {
@@ -411,7 +422,7 @@ impl<'a> Recv<'a> {
         unsafe {
             ffi::ts_wait_begin(self.sk, &mut wait);
             // On the queue and ready to sleep: what changed before is seen here, what changes from now on wakes us.
-            if Look::at(self.sk, self.lane) == *look {
+            if Look::at(self.sk, self.lane) == *look && !self.is_for_tcp() {
                 left = ffi::ts_schedule_timeout(left);
                 self.lane.judge_wake(Look::at(self.sk, self.lane) != *look);
             }

@@ -332,6 +332,34 @@ impl Ring {
         tx.lent.free(self.geometry.chunk_bytes());
     }
 
+    /// Sender of an empty ring that nobody has used for a while: frees the memory until the next byte comes, but for what pipes have.
+    pub(crate) fn rest(&self, tx: &mut Tx, lends: &AtomicBool) {
+        for chunk in tx.supply.in_use() {
+            let memory = self
+                .slot(chunk)
+                .map_or(ptr::null_mut(), |slot| slot.swap(ptr::null_mut(), Ordering::Relaxed));
+            if memory.is_null() {
+                continue;
+            }
+            // SAFETY: the slot was the sender's: everything was read. The chunk is the ring's alone, or lent.
+            if unsafe { ffi::ts_chunk_is_lent(memory) } {
+                self.put_aside(memory, tx, lends);
+            } else {
+                // SAFETY: a chunk of that size that no slot has any more.
+                unsafe { release(memory, self.geometry.chunk_bytes()) };
+            }
+        }
+        tx.supply.start_at(self.geometry.chunk(tx.prod));
+        loop {
+            let back = tx.lent.take_back(LENT_MAX, lends);
+            if back.is_null() {
+                break;
+            }
+            // SAFETY: a chunk of that size, which nothing else has.
+            unsafe { release(back, self.geometry.chunk_bytes()) };
+        }
+    }
+
     /// Sender: the memory of the chunk at `prod`, whose offset is 0 if it has none yet.
     fn chunk_or_alloc(
         &self,

@@ -95,8 +95,7 @@ extern "C" fn tcp_splice_sendmsg(
     // SAFETY: a call of this socket is running.
     let link = unsafe { Link::from_word(link) };
     let (Some(link), true) = (link, size > 0) else {
-        // SAFETY: as the kernel would have called it.
-        return unsafe { ffi::ts_base_sendmsg(sk, msg, size) };
+        return ffi::BASE;
     };
     Send {
         link,
@@ -183,14 +182,86 @@ impl<'a> Send<'a> {
             let error = unsafe { ffi::ts_stream_error(self.sk, self.flags, -EPIPE) };
             return self.result(error);
         }
-        let rest = self.size.wrapping_sub(self.copied);
+        let waits = self.timeout() != 0;
+        if waits && self.copied > 0 {
+            return self.rest_over_tcp();
+        }
+        if waits {
+            // It may wait for long. What it will say is not known: it is counted as what it was asked to send.
+            if !View::of(self.sk, self.link).any(ENDED) {
+                Counter::TcpBytes.add(self.size as u64);
+            }
+            return ffi::BASE;
+        }
         // SAFETY: as the kernel would have called it; the iterator stands at the rest.
-        let sent = unsafe { ffi::ts_base_sendmsg(self.sk, self.msg, rest) };
+        let sent = unsafe { ffi::ts_base_sendmsg(self.sk, self.msg, self.rest()) };
+        self.count_tcp(sent);
+        self.result(sent)
+    }
+
+    fn rest(&self) -> usize {
+        self.size.wrapping_sub(self.copied)
+    }
+
+    /// Base's answer.
+    fn count_tcp(&mut self, sent: c_int) {
         if sent > 0 {
             Counter::TcpBytes.add(sent as u64);
             self.copied = self.copied.wrapping_add(sent as usize);
         }
-        self.result(sent)
+    }
+
+    /// Waits for TCP's room here and not in base, so that the module can let go of the socket: then what is left goes into TCP's buffer,
+    /// whatever its limit, and the call ends as if there had been room.
+    fn rest_over_tcp(&mut self) -> c_int {
+        let mut forced = false;
+        loop {
+            // SAFETY: the caller's own socket.
+            let gone = unsafe { ffi::ts_disconnects(self.sk) } != self.disconnects;
+            if gone || View::of(self.sk, self.link).any(ENDED) {
+                return self.copied as c_int;
+            }
+            let force = !forced && self.link.is_unlinked();
+            forced |= force;
+            // SAFETY: as the kernel would have called it; the iterator stands at the rest.
+            let sent =
+                unsafe { ffi::ts_base_sendmsg_rest(self.sk, self.msg, self.rest(), force) };
+            self.count_tcp(sent);
+            let full = sent > 0 || sent == -EAGAIN;
+            // SAFETY: no requirements.
+            if self.rest() == 0 || !full || self.timeout() == 0 || unsafe { ffi::ts_signal_pending() }
+            {
+                return self.copied as c_int;
+            }
+            self.wait_for_tcp(forced);
+        }
+    }
+
+    /// Until TCP has room, or at least should be asked again. No lane lock held.
+    fn wait_for_tcp(&mut self, forced: bool) {
+        let left = self.timeout();
+        let mut wait = Wait([0; 8]);
+        // SAFETY: as in `sleep`.
+        unsafe {
+            ffi::ts_wait_begin(self.sk, &mut wait);
+            ffi::ts_set_nospace(self.sk);
+            let news = View::of(self.sk, self.link).any(ENDED)
+                || ffi::ts_disconnects(self.sk) != self.disconnects
+                || (!forced && self.link.is_unlinked());
+            if !news {
+                // With room, it is memory that TCP lacks: sk_stream_wait_memory() waits a moment then, too.
+                let limit = if ffi::ts_tcp_has_room(self.sk) {
+                    ffi::ts_stall_jiffies()
+                } else {
+                    left
+                };
+                let unused = ffi::ts_schedule_timeout(left.min(limit));
+                if left != c_long::MAX {
+                    self.timeout = Some(left.wrapping_sub(left.min(limit)).wrapping_add(unused));
+                }
+            }
+            ffi::ts_wait_end(self.sk, &mut wait);
+        }
     }
 
     /// One piece into the ring, if the ring is what carries it.
@@ -217,23 +288,26 @@ impl<'a> Send<'a> {
             return Step::Tcp;
         };
         match self.room(tx, ring) {
-            0 if self.lane.cursors.prod().rx_closed && self.handed_back() => {
-                self.leave_to_tcp(tx);
-                Step::Tcp
-            }
-            0 => Step::Full,
+            0 => match self.handed_back() {
+                Some(reason) => {
+                    self.leave_to_tcp(tx, reason);
+                    Step::Tcp
+                }
+                None => Step::Full,
+            },
             room => self.write(tx, ring, room),
         }
     }
 
-    /// The lane was closed by a receiver who goes on reading. After a look at `prod` that said closed.
-    fn handed_back(&self) -> bool {
-        self.lane.handed_back.load(Ordering::Acquire)
+    /// The lane was closed by a receiver who goes on reading: why.
+    fn handed_back(&self) -> Option<Reason> {
+        let closed = self.lane.cursors.prod().rx_closed;
+        closed.then(|| self.lane.handed_back()).flatten()
     }
 
     /// The receiver reads through TCP from here on. Once it has taken what the ring had, nobody needs the memory.
-    fn leave_to_tcp(&self, tx: &mut Tx) {
-        self.link.leave(tx, Reason::HandedBack);
+    fn leave_to_tcp(&self, tx: &mut Tx, reason: Reason) {
+        self.link.leave(tx, reason);
         if let Some(ring) = self.lane.ring() {
             if self.lane.cursors.cons() == tx.prod {
                 ring.clear(tx);
@@ -248,7 +322,7 @@ impl<'a> Send<'a> {
 
     /// Free bytes that this step may fill.
     fn room(&self, tx: &mut Tx, ring: &Ring) -> u64 {
-        let want = (self.size.wrapping_sub(self.copied) as u64).min(PIECE);
+        let want = (self.rest() as u64).min(PIECE);
         let capacity = ring.capacity();
         let free = |tx: &Tx| capacity.saturating_sub(tx.prod.wrapping_sub(tx.cons));
         if free(tx) < want {
@@ -278,8 +352,8 @@ impl<'a> Send<'a> {
                 // Base's bytes will be answered with a reset, unless their reader reads through TCP now. A call that has sent something
                 // reports that before the reset.
                 Closed::Rx => {
-                    if self.handed_back() {
-                        self.leave_to_tcp(tx);
+                    if let Some(reason) = self.handed_back() {
+                        self.leave_to_tcp(tx, reason);
                         return Step::Tcp;
                     }
                     self.link.leave(tx, Reason::Closed);
@@ -305,8 +379,8 @@ impl<'a> Send<'a> {
     fn start(&self, tx: &mut Tx) -> bool {
         let lane = self.lane;
         let prod = lane.cursors.prod();
-        if prod.rx_closed && self.handed_back() {
-            self.leave_to_tcp(tx);
+        if let Some(reason) = self.handed_back() {
+            self.leave_to_tcp(tx, reason);
         }
         if prod.tx_closed
             || prod.rx_closed
@@ -388,7 +462,8 @@ impl<'a> Send<'a> {
     /// No room: waits for it, or says so. Returns with the lock taken again, or with the call's result.
     fn full(&mut self, mut tx: Guard<'a, Tx>) -> Result<Guard<'a, Tx>, c_int> {
         let others_turn = self.others_turn();
-        if self.lane.cursors.prod().rx_closed && !self.handed_back() && !others_turn {
+        let gone = self.lane.cursors.prod().rx_closed && self.handed_back().is_none();
+        if gone && !others_turn {
             return self.full_for_nobody(tx);
         }
         if self.timeout.is_none() && !others_turn {

@@ -8,17 +8,18 @@
 //! | close() | process, no lock, no other call of this socket runs | both lanes closed; unread ring bytes make it a reset |
 //! | connect(AF_UNSPEC), SO_LINGER 0 | socket lock, process; other calls may be asleep | both lanes closed, the link removed |
 //! | an option that needs TCP alone (`options.c`) | process, no lock | unread ring bytes go into TCP's queue; then as disconnect |
+//! | drain (`drain.c`) | process, no lock; other calls may be asleep | the same |
 //! | destroy (`tcp_cleanup_ulp`) | socket lock or none left to take, any context | as disconnect; then freed after a grace period |
 //!
 //! None of this frees a ring: the other end may still drain what was published before (TCP keeps a receive queue across FIN and RST
 //! as well). The pair goes with the second endpoint.
 
-use crate::ffi::{self, EBUSY, ENOMEM, Queue, Sock};
+use crate::ffi::{self, EAGAIN, EBUSY, ENOMEM, Queue, Sock};
 use crate::pair::{Link, Side};
 use crate::pairing::tcp_splice_withdraw;
 use crate::recv::Look;
 use crate::ring::Ring;
-use core::ffi::{c_int, c_ulong, c_void};
+use core::ffi::{c_int, c_uint, c_ulong, c_void};
 use core::ptr;
 use core::sync::atomic::{Ordering, fence};
 use tcp_splice_core::handoff;
@@ -98,18 +99,29 @@ extern "C" fn tcp_splice_disconnect(_sk: *mut Sock, ep: *mut c_void) {
 /// 0, also if it is not paired and never will be; -ESTALE if the connection that `disconnects` is of has ended; else a negative errno:
 /// nothing has moved then, and the lanes have gone back to TCP in order. Process context, no locks held.
 ///
-/// Nothing here waits for the other end, which may be stuck in a page fault with its send lock held.
+/// Nothing here waits for the other end, which may be stuck in a page fault with its send lock held. A drain does not wait for this end's
+/// own calls either: -EAGAIN.
 #[unsafe(no_mangle)]
-extern "C" fn tcp_splice_hand_back(sk: *mut Sock, ep: *mut c_void, disconnects: u32) -> c_int {
+extern "C" fn tcp_splice_hand_back(
+    sk: *mut Sock,
+    ep: *mut c_void,
+    disconnects: u32,
+    how: c_uint,
+) -> c_int {
     let Some(link) = settle(ep) else { return 0 };
-    let mut tx = link.lock_tx();
+    let (tx, reason) = if how == ffi::BACK_FOR_GOOD {
+        (Some(link.lock_tx()), Reason::HandedBack)
+    } else {
+        (link.try_lock_tx(true), Reason::Drained)
+    };
+    let Some(mut tx) = tx else { return -EAGAIN };
     tx.tcp_for_good = true;
-    link.leave(&mut tx, Reason::HandedBack);
+    link.leave(&mut tx, reason);
     drop(tx);
     // Those who sleep here for space, and pollers: TCP has room.
     // SAFETY: a slot of the pair.
     unsafe { ffi::ts_notify_writeable(link.own_slot()) };
-    let result = return_unread(link, sk, ep, disconnects);
+    let result = return_unread(link, sk, ep, disconnects, how, reason);
     if result.is_err() {
         // The lane is closed to its sender from here on: whoever waits for more than it has, or for space, looks again.
         fence(Ordering::SeqCst);
@@ -131,14 +143,21 @@ fn return_unread(
     sk: *mut Sock,
     ep: *mut c_void,
     disconnects: u32,
+    how: c_uint,
+    reason: Reason,
 ) -> Result<(), c_int> {
     let lane = link.inbound();
-    lane.handed_back.store(true, Ordering::Release);
+    lane.hand_back(reason);
     lane.cursors.close_rx();
     // A sender that sleeps for space, its message half written: it goes on over TCP, and others have waited for it.
     // SAFETY: a slot of the pair.
     unsafe { ffi::ts_notify_writeable(link.peer_slot()) };
-    let mut rx = link.lock_rx();
+    let rx = if how == ffi::BACK_FOR_GOOD {
+        Some(link.lock_rx())
+    } else {
+        link.try_lock_rx()
+    };
+    let mut rx = rx.ok_or(-EAGAIN)?;
     // SAFETY: the caller's endpoint is alive.
     if unsafe { ffi::ts_endpoint_link(ep) } == 0 {
         return Ok(());
@@ -148,7 +167,7 @@ fn return_unread(
     if let Some(ring) = lane.ring() {
         queue.fill(ring, rx.cons, u64::from(bytes))?;
     }
-    queue.insert(sk, disconnects, bytes, border, link.ring_bytes())?;
+    queue.insert(sk, disconnects, bytes, border, link.ring_bytes(), how)?;
     lane.cursors.consume(rx.cons, u64::from(bytes));
     rx.cons = rx.cons.wrapping_add(u64::from(bytes));
     leave(ep);
@@ -189,10 +208,12 @@ impl Unread {
         bytes: u32,
         border: u32,
         (sent, received): (u64, u64),
+        how: c_uint,
     ) -> Result<(), c_int> {
+        let (queue, child) = (&mut self.0, how == ffi::BACK_CHILD);
         // SAFETY: the caller's own socket, whose lock comes after the lanes'.
         let result = unsafe {
-            ffi::ts_queue_insert(sk, &mut self.0, disconnects, bytes, border, sent, received)
+            ffi::ts_queue_insert(sk, queue, disconnects, bytes, border, sent, received, child)
         };
         if result == 0 { Ok(()) } else { Err(result) }
     }

@@ -273,12 +273,7 @@ fn vm_tests(options: &VmOptions, filter: Option<&str>) -> Result<Tally> {
     let prepared = prepare(options, Flavour::Usual)?;
     if filter.is_some() {
         let programs = GUEST_TESTS.map(|(_, program)| program);
-        return vm_test(
-            &prepared,
-            options,
-            "test",
-            payload::each(&programs, filter),
-        );
+        return vm_test(&prepared, options, "test", payload::each(&programs, filter));
     }
     let mut tally = Tally::default();
     for (name, program) in GUEST_TESTS {
@@ -287,12 +282,7 @@ fn vm_tests(options: &VmOptions, filter: Option<&str>) -> Result<Tally> {
     Ok(tally)
 }
 
-fn vm_test(
-    prepared: &Prepared,
-    options: &VmOptions,
-    name: &str,
-    script: String,
-) -> Result<Tally> {
+fn vm_test(prepared: &Prepared, options: &VmOptions, name: &str, script: String) -> Result<Tally> {
     let command = [script];
     let lost = |outcome: &Outcome| {
         let mut complaints = outcome.complaints.iter();

@@ -6,6 +6,7 @@ mod busy;
 mod clients;
 mod close;
 mod copy;
+mod drain;
 mod edge;
 mod full;
 mod fuzz;
@@ -57,6 +58,7 @@ const GROUPS: &[(&str, &[Scenario])] = &[
     ("params", params::ALL),
     ("policy", policies::ALL),
     ("list", list::ALL),
+    ("drain", drain::ALL),
     ("module", module::ALL),
     ("volume", volume::ALL),
     ("clients", clients::ALL),

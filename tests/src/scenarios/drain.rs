@@ -1,0 +1,423 @@
+// SPDX-License-Identifier: GPL-2.0-only
+//! `tcp-splice-ctl drain`: connections that are up become plain TCP, with whatever is under way on them, and the module can go.
+
+use std::fs::File;
+use std::io::{Read, Write};
+use std::net::{Shutdown, TcpStream};
+use std::thread::{self, sleep};
+use std::time::Duration;
+
+use anyhow::{Context, Result, ensure};
+use nix::fcntl::{SpliceFFlags, splice};
+use nix::sys::socket::{setsockopt, sockopt};
+use tcp_splice_world::counters::Counters;
+use tcp_splice_world::pattern::Pattern;
+use tcp_splice_world::policy::{self, CTL};
+use tcp_splice_world::program::run;
+
+use crate::asleep::Asleep;
+use crate::env::{Claim, Conn, Env, SOON, wait_until};
+use crate::scenario::Scenario;
+use crate::scenarios::ready::Watch;
+use crate::sys;
+
+pub const ALL: &[Scenario] = &[
+    Scenario::each("unread_bytes", unread_bytes),
+    Scenario::each("blocked_readers", blocked_readers),
+    Scenario::each("blocked_writers", blocked_writers),
+    Scenario::each("blocked_splice", blocked_splice),
+    Scenario::each("pollers", pollers),
+    Scenario::each("a_call_halfway_through", a_call_halfway_through).spliced_only(),
+    Scenario::each("not_accepted_yet", not_accepted_yet),
+    Scenario::each("closed_by_one_end", closed_by_one_end),
+    Scenario::each("reset_with_unread_bytes", reset_with_unread_bytes),
+    Scenario::each("after_shutdown", after_shutdown),
+    Scenario::each("never_paired", never_paired),
+    Scenario::each("disconnected", disconnected),
+    Scenario::each("with_tls", with_tls),
+    Scenario::each("by_port", by_port).spliced_only(),
+    Scenario::each("under_load", under_load).limit(120),
+    Scenario::some("module_goes_and_comes_back", module_goes_and_comes_back).reconfigures(),
+    Scenario::one("nothing_to_drain", nothing_to_drain).reconfigures(),
+];
+
+const PATTERN: Pattern = Pattern::new(73);
+const PART: usize = 20_000;
+
+/// Drains, and proves that the module holds no socket any more. Over plain TCP there is nothing to do.
+fn drain(env: &Env) -> Result<()> {
+    if env.spliced() {
+        run(&[CTL, "drain"])?;
+        nothing_is_held()?;
+    }
+    Ok(())
+}
+
+fn nothing_is_held() -> Result<()> {
+    let now = Counters::read()?;
+    for name in ["pairs_alive", "endpoints_alive", "drained_in_calls"] {
+        let value = now.get(name)?;
+        ensure!(value == 0, "{name} is {value} after a drain");
+    }
+    Ok(())
+}
+
+/// What is sent now goes over TCP, both ways.
+fn exchange(conn: &Conn, position: u64) -> Result<()> {
+    PATTERN.write(&conn.client, position, PART)?;
+    PATTERN.read(&conn.server, position, PART)?;
+    PATTERN.write(&conn.server, position, PART)?;
+    PATTERN.read(&conn.client, position, PART)
+}
+
+fn unread_bytes(env: &Env) -> Result<Claim> {
+    let conn = env.conn()?;
+    PATTERN.write(&conn.client, 0, PART)?;
+    PATTERN.write(&conn.server, 0, PART)?;
+    PATTERN.read(&conn.server, 0, 1000)?;
+    let before = env.counters()?;
+    drain(env)?;
+    for (socket, there) in [(&conn.client, PART), (&conn.server, PART - 1000)] {
+        ensure!(
+            sys::readable_bytes(socket)? == there,
+            "FIONREAD does not count what was in the ring"
+        );
+    }
+    PATTERN.read(&conn.server, 1000, PART - 1000)?;
+    PATTERN.read(&conn.client, 0, PART)?;
+    exchange(&conn, PART as u64)?;
+    ensure!(
+        !env.since(&before)?.moved().contains_key("ring_bytes"),
+        "bytes went through the ring after the drain"
+    );
+    Ok(Claim::ring(2 * PART))
+}
+
+/// They go on sleeping, and get what comes over TCP.
+fn blocked_readers(env: &Env) -> Result<Claim> {
+    let conn = env.conn()?;
+    let reader = |socket: &TcpStream, flags| -> Result<_> {
+        let socket = socket.try_clone()?;
+        Asleep::start(move || {
+            let mut buffer = vec![0; PART];
+            sys::recv(&socket, &mut buffer, flags).map(|got| buffer[..got].to_vec())
+        })
+    };
+    let all = reader(&conn.server, libc::MSG_WAITALL)?;
+    let some = reader(&conn.client, 0)?;
+    drain(env)?;
+    all.settle()?;
+    ensure!(
+        !all.finished() && !some.finished(),
+        "a blocked recv() ended with the drain"
+    );
+    PATTERN.write(&conn.client, 0, PART)?;
+    PATTERN.write(&conn.server, 0, 100)?;
+    PATTERN.check(0, &all.join()?)?;
+    PATTERN.check(0, &some.join()?)?;
+    Ok(Claim::ring(2))
+}
+
+/// They end with all that they were given, although nobody has read.
+fn blocked_writers(env: &Env) -> Result<Claim> {
+    const LONG: usize = 6 << 20;
+    let conn = env.conn()?;
+    for socket in [&conn.client, &conn.server] {
+        setsockopt(socket, sockopt::RcvBuf, &65536)?;
+        setsockopt(socket, sockopt::SndBuf, &65536)?;
+    }
+    let writer = |socket: &TcpStream| -> Result<_> {
+        let socket = socket.try_clone()?;
+        Asleep::start(move || sys::send(&socket, &PATTERN.bytes(0, LONG), 0))
+    };
+    let (forth, back) = (writer(&conn.client)?, writer(&conn.server)?);
+    drain(env)?;
+    let readers = [conn.client.try_clone()?, conn.server.try_clone()?]
+        .map(|socket| thread::spawn(move || PATTERN.read(&socket, 0, LONG)));
+    for reader in readers {
+        reader.join().expect("a reader panicked")?;
+    }
+    for writer in [forth, back] {
+        let sent = writer.join()?;
+        ensure!(sent == LONG, "send() returned {sent} of {LONG}");
+    }
+    exchange(&conn, 0)?;
+    Ok(Claim::ring(100_000).tcp(2 * LONG + 2 * PART))
+}
+
+fn blocked_splice(env: &Env) -> Result<Claim> {
+    let conn = env.conn()?;
+    let (from, to) = nix::unistd::pipe()?;
+    let socket = conn.server.try_clone()?;
+    let splicer =
+        Asleep::start(move || splice(&socket, None, &to, None, PART, SpliceFFlags::empty()))?;
+    drain(env)?;
+    splicer.settle()?;
+    ensure!(!splicer.finished(), "splice() ended with the drain");
+    PATTERN.write(&conn.client, 0, 500)?;
+    let moved = splicer.join()?;
+    PATTERN.read(File::from(from), 0, moved)?;
+    PATTERN.read(&conn.server, moved as u64, 500 - moved)?;
+    Ok(Claim::ring(2))
+}
+
+/// Those that wait are woken by TCP from now on; those that have been told hear nothing new.
+fn pollers(env: &Env) -> Result<Claim> {
+    let conn = env.conn()?;
+    let level = Watch::level(&conn.server, libc::EPOLLIN)?;
+    let edge = Watch::edge(&conn.server, libc::EPOLLIN)?;
+    level.expect_nothing()?;
+    edge.expect_nothing()?;
+    drain(env)?;
+    level.expect_nothing()?;
+    edge.expect_nothing()?;
+    PATTERN.write(&conn.client, 0, PART)?;
+    level.expect(libc::EPOLLIN)?;
+    edge.expect(libc::EPOLLIN)?;
+    PATTERN.read(&conn.server, 0, PART)?;
+    level.expect_nothing()?;
+    // A full socket becomes writeable when it is read.
+    conn.client.set_nonblocking(true)?;
+    let chunk = PATTERN.bytes(0, PART);
+    while (&conn.client).write(&chunk).is_ok() {}
+    let room = Watch::edge(&conn.client, libc::EPOLLOUT)?;
+    room.expect_nothing()?;
+    thread::scope(|scope| {
+        scope.spawn(|| {
+            let mut rest = [0; 65536];
+            while room.events(Duration::ZERO).is_ok_and(|events| events == 0) {
+                let _ = (&conn.server).read(&mut rest);
+            }
+        });
+    });
+    Ok(Claim::ring(2))
+}
+
+/// A recv() with MSG_WAITALL that has got some of its bytes keeps the module, not the connection, and is not torn.
+fn a_call_halfway_through(env: &Env) -> Result<Claim> {
+    let conn = env.conn()?;
+    let socket = conn.server.try_clone()?;
+    let reader = Asleep::start(move || {
+        let mut buffer = vec![0; 2 * PART];
+        sys::recv(&socket, &mut buffer, libc::MSG_WAITALL).map(|got| buffer[..got].to_vec())
+    })?;
+    PATTERN.write(&conn.client, 0, PART)?;
+    reader.settle()?;
+    let error = run(&[CTL, "drain", "--timeout", "1"])
+        .err()
+        .context("the drain says that nobody is in a call")?;
+    ensure!(
+        error.to_string().contains("MSG_WAITALL"),
+        "the tool does not say who keeps the module: {error:#}"
+    );
+    ensure!(!reader.finished(), "MSG_WAITALL was cut short");
+    PATTERN.write(&conn.client, PART as u64, PART)?;
+    let got = reader.join()?;
+    ensure!(got.len() == 2 * PART, "MSG_WAITALL returned {}", got.len());
+    PATTERN.check(0, &got)?;
+    drain(env)?;
+    Ok(Claim::ring(PART).tcp(PART))
+}
+
+/// The server finds in its accept queue what the client sent through TCP and the ring.
+fn not_accepted_yet(env: &Env) -> Result<Claim> {
+    let listener = env.link.listen()?;
+    let client = env.link.connect(&listener)?;
+    client.set_nodelay(true)?;
+    let before = env.counters()?;
+    for position in 0..50 {
+        PATTERN.write(&client, position * 100, 100)?;
+        sleep(Duration::from_millis(2));
+    }
+    let in_ring = env.since(&before)?.moved().contains_key("ring_bytes");
+    ensure!(in_ring || !env.spliced(), "nothing went into the ring");
+    drain(env)?;
+    PATTERN.write(&client, 5000, 100)?;
+    let (server, _) = listener.accept()?;
+    PATTERN.read(&server, 0, 5100)?;
+    PATTERN.write(&server, 0, PART)?;
+    PATTERN.read(&client, 0, PART)?;
+    Ok(Claim::ring(1).tcp(PART + 5100))
+}
+
+fn closed_by_one_end(env: &Env) -> Result<Claim> {
+    let Conn { client, server } = env.conn()?;
+    PATTERN.write(&client, 0, PART)?;
+    drop(client);
+    drain(env)?;
+    PATTERN.read_to_end(&server, 0, PART)?;
+    drop(server);
+    Ok(Claim::ring(PART))
+}
+
+/// Bytes first, then the error, as ever.
+fn reset_with_unread_bytes(env: &Env) -> Result<Claim> {
+    let Conn { client, server } = env.conn()?;
+    PATTERN.write(&client, 0, PART)?;
+    setsockopt(
+        &client,
+        sockopt::Linger,
+        &libc::linger {
+            l_onoff: 1,
+            l_linger: 0,
+        },
+    )?;
+    drop(client);
+    wait_until("the reset", || {
+        Ok(Watch::level(&server, 0)?.events(Duration::ZERO)? & libc::EPOLLERR != 0)
+    })?;
+    drain(env)?;
+    PATTERN.read(&server, 0, PART)?;
+    let error = (&server)
+        .read(&mut [0])
+        .err()
+        .context("no error after a reset")?;
+    ensure!(
+        error.raw_os_error() == Some(libc::ECONNRESET),
+        "after a reset recv() says {error}"
+    );
+    Ok(Claim::ring(PART))
+}
+
+fn after_shutdown(env: &Env) -> Result<Claim> {
+    let Conn { client, server } = env.conn()?;
+    PATTERN.write(&client, 0, PART)?;
+    client.shutdown(Shutdown::Write)?;
+    PATTERN.write(&server, 0, PART)?;
+    drain(env)?;
+    PATTERN.read_to_end(&server, 0, PART)?;
+    PATTERN.write(&server, PART as u64, PART)?;
+    drop(server);
+    PATTERN.read_to_end(&client, 0, 2 * PART)?;
+    Ok(Claim::ring(2 * PART).tcp(PART))
+}
+
+/// Only the connecting end was offered. It loses its tables, too.
+fn never_paired(env: &Env) -> Result<Claim> {
+    let paired = env.conn()?;
+    let listener = env.link.listen()?;
+    let client = env.link.connect(&listener)?;
+    let (server, _) = listener.accept()?;
+    let conn = Conn { client, server };
+    sys::disconnect(&paired.client)?;
+    drain(env)?;
+    exchange(&conn, 0)?;
+    Ok(Claim::ring(2).tcp(2 * PART))
+}
+
+/// A socket that was disconnected has still been ours, may listen, and its children are strangers.
+fn disconnected(env: &Env) -> Result<Claim> {
+    let Conn { client, server } = env.conn()?;
+    drop(server);
+    sys::disconnect(&client)?;
+    drain(env)?;
+    let conn = env.conn()?;
+    exchange(&conn, 0)?;
+    Ok(Claim::ring(2 * PART).pairs(2))
+}
+
+/// kTLS has the ULP slot, and the socket a hook for its end.
+fn with_tls(env: &Env) -> Result<Claim> {
+    let conn = env.conn()?;
+    PATTERN.write(&conn.client, 0, PART)?;
+    setsockopt(&conn.server, sockopt::TcpUlp::default(), b"tls")?;
+    drain(env)?;
+    PATTERN.read(&conn.server, 0, PART)?;
+    exchange(&conn, PART as u64)?;
+    Ok(Claim::ring(PART).tcp(2 * PART))
+}
+
+fn by_port(env: &Env) -> Result<Claim> {
+    let (one, other) = (env.link.listen()?, env.link.listen()?);
+    let (conn_one, conn_other) = (env.conn_from(&one)?, env.conn_from(&other)?);
+    let port = one.local_addr()?.port().to_string();
+    let before = Counters::read()?;
+    run(&[CTL, "drain", "--ports", &port])?;
+    exchange(&conn_one, 0)?;
+    let ring = |before| -> Result<u64> { Counters::read()?.since(before).get("ring_bytes") };
+    ensure!(ring(&before)? == 0, "the drained connection uses its ring");
+    exchange(&conn_other, 0)?;
+    ensure!(
+        ring(&before)? >= 2 * PART as u64,
+        "the other connection was drained as well"
+    );
+    ensure!(
+        Counters::read()?.get("endpoints_alive")? == 2,
+        "other sockets than those with the port were let go of"
+    );
+    Ok(Claim::ring(2 * PART).pairs(2).tcp(2 * PART))
+}
+
+/// Both ends send and receive with all their might when it happens.
+fn under_load(env: &Env) -> Result<Claim> {
+    const CONNECTIONS: usize = 8;
+    const LONG: usize = 3 << 20;
+    let listener = env.link.listen()?;
+    let conns = (0..CONNECTIONS)
+        .map(|_| env.conn_from(&listener))
+        .collect::<Result<Vec<_>>>()?;
+    let mut threads = Vec::new();
+    for (index, conn) in conns.iter().enumerate() {
+        // Large and small messages: full rings and empty ones.
+        let step = [PART, 64, 3000, 200_000][index % 4];
+        let limit = if step < 1000 { LONG / 16 } else { LONG };
+        for (from, to) in [(&conn.client, &conn.server), (&conn.server, &conn.client)] {
+            let (from, to) = (from.try_clone()?, to.try_clone()?);
+            threads.push(thread::spawn(move || {
+                (0..limit)
+                    .step_by(step)
+                    .try_for_each(|at| PATTERN.write(&from, at as u64, step.min(limit - at)))
+            }));
+            threads.push(thread::spawn(move || PATTERN.read(&to, 0, limit)));
+        }
+    }
+    sleep(Duration::from_millis(100));
+    drain(env)?;
+    for thread in threads {
+        thread.join().expect("a thread panicked")?;
+    }
+    Ok(Claim::ring(CONNECTIONS)
+        .pairs(CONNECTIONS as u64)
+        .tcp(2 * CONNECTIONS * LONG))
+}
+
+/// With a connection up, a reader asleep on it and bytes unread; what is loaded then takes new connections.
+fn module_goes_and_comes_back(env: &Env) -> Result<Claim> {
+    let old = env.conn()?;
+    PATTERN.write(&old.client, 0, PART)?;
+    let socket = old.client.try_clone()?;
+    let reader = Asleep::start(move || {
+        let mut buffer = [0; 100];
+        sys::recv(&socket, &mut buffer, 0).map(|got| buffer[..got].to_vec())
+    })?;
+    run(&[CTL, "disable", "--drain"])?;
+    policy::unload(SOON)?;
+    ensure!(!policy::loaded(), "the module is there after rmmod");
+    reader.settle()?;
+    ensure!(!reader.finished(), "a blocked recv() ended with the module");
+    PATTERN.read(&old.server, 0, PART)?;
+    PATTERN.write(&old.server, 0, 100)?;
+    PATTERN.check(0, &reader.join()?)?;
+    policy::restore()?;
+    exchange(&old, PART as u64)?;
+    let new = env.conn()?;
+    exchange(&new, 0)?;
+    exchange(&old, 2 * PART as u64)?;
+    Ok(Claim::untouched().after_reload())
+}
+
+fn nothing_to_drain(_: &Env) -> Result<Claim> {
+    run(&[CTL, "drain"])?;
+    run(&[CTL, "disable", "--drain"])?;
+    policy::unload(SOON)?;
+    let error = run(&[CTL, "drain"])
+        .err()
+        .context("drained without the module")?;
+    ensure!(
+        error.to_string().contains("modprobe tcp_splice"),
+        "without the module, drain says {error:#}"
+    );
+    run(&[CTL, "disable", "--drain"])?;
+    policy::restore()?;
+    Ok(Claim::untouched().after_reload())
+}
