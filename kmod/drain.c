@@ -8,19 +8,23 @@
  * | socket | who may be in a call on it | kept as it is by |
  * |---|---|---|
  * | with a descriptor | anybody | a reference to its file: __sock_release() uses a table that it fetched before it slept |
- * | not accepted yet | nobody | its spinlock: inet_csk_listen_stop() wants nobody to own it |
- * | closed, TCP not through | nobody | the same, for __tcp_close() |
+ * | not accepted yet | nobody; it may be accepted and closed meanwhile | ts_calls, which ts_endpoint_discard_all() minds |
+ * | closed, TCP not through | nobody; it may die meanwhile | the same |
  *
- * Nobody waits for a lock that a call may hold for long (it may be stuck in a page fault): such a socket is left for the next try.
+ * The socket is locked by its spinlock, when nobody owns it: the owner may be stuck in a page fault, and inet_csk_listen_stop() and
+ * __tcp_close() want nobody to own theirs. Lane locks are tried for. What cannot be had soon is left for the next pass.
  */
 #define pr_fmt(fmt) KBUILD_MODNAME ": " fmt
 
 #include <linux/bitmap.h>
+#include <linux/capability.h>
+#include <linux/delay.h>
 #include <linux/file.h>
 #include <linux/fs.h>
 #include <linux/proc_fs.h>
 #include <linux/sched/signal.h>
 #include <linux/slab.h>
+#include <linux/user_namespace.h>
 #include <net/inet_sock.h>
 #include <net/net_namespace.h>
 #include <net/sock.h>
@@ -40,10 +44,40 @@ static bool ts_drain_wants(const struct ts_drain *drain, const struct ts_endpoin
 {
 	const struct sock *sk = ep->sk;
 
-	if (ep->made > drain->before)
+	/* Those that are superseded go with the newest one. */
+	if (ep->made > drain->before || READ_ONCE(ep->superseded))
 		return false;
 	return drain->all_ports || test_bit(READ_ONCE(sk->sk_num), drain->ports) ||
 	       test_bit(ntohs(READ_ONCE(sk->sk_dport)), drain->ports);
+}
+
+/* How often, at intervals of 20 to 50 µs, a socket is looked at that somebody owns. */
+#define TS_OWNED_TRIES 40
+
+/* Locks a socket that nobody owns; @alone: which has no struct socket. May sleep, not for long; does not while it is locked. */
+bool ts_lock_unowned(struct sock *sk, bool alone)
+{
+	unsigned int tries;
+	bool unfit;
+
+	for (tries = 0; tries < TS_OWNED_TRIES; tries++) {
+		local_bh_disable();
+		bh_lock_sock(sk);
+		unfit = alone && sk->sk_socket;
+		if (!unfit && !sock_owned_by_user(sk))
+			return true;
+		ts_unlock_unowned(sk);
+		if (unfit)
+			break;
+		usleep_range(20, 50);
+	}
+	return false;
+}
+
+void ts_unlock_unowned(struct sock *sk)
+{
+	bh_unlock_sock(sk);
+	local_bh_enable();
 }
 
 /* The file of a socket, with a reference, or NULL. @alone: there is no struct socket (any more, or yet). */
@@ -62,21 +96,21 @@ static struct file *ts_file_of(struct sock *sk, bool *alone)
 	return file;
 }
 
-/* The endpoint that this socket carries, if it can be taken off now. Socket locked. */
-static struct ts_endpoint *ts_carried(struct sock *sk)
+/* Can @listed be taken off now? It was on this socket once; it is not looked into before it is seen to be there. Socket locked. */
+static bool ts_carries(struct sock *sk, const struct ts_endpoint *listed)
 {
-	struct ts_endpoint *ep = NULL, *each;
+	const struct ts_endpoint *ep;
 
 	if (inet_csk(sk)->icsk_ulp_ops == &ts_ulp)
 		ep = (struct ts_endpoint *)rcu_access_pointer(inet_csk(sk)->icsk_ulp_data);
-	else if (sk->sk_destruct == ts_destruct)
-		ep = ts_user_data(sk);
-	if (!ep || ep->sk != sk)
-		return NULL;
-	for (each = ep; each; each = each->older)
-		if (smp_load_acquire(&each->letting_go))
-			return NULL;
-	return ep;
+	else
+		ep = sk->sk_destruct == ts_destruct ? ts_user_data(sk) : NULL;
+	if (ep != listed)
+		return false;
+	for (; ep; ep = ep->older)
+		if (smp_load_acquire(&ep->letting_go))
+			return false;
+	return true;
 }
 
 /* Takes everything of ours off the socket, which is locked and not paired. */
@@ -90,81 +124,58 @@ static void ts_take_off(struct sock *sk, struct ts_endpoint *ep)
 	}
 	ts_clear_user_data(sk, ep);
 	ts_endpoint_retire_all(ep);
+	atomic_long_inc(&ts_drained);
 }
 
-/* With a descriptor, whose file is held. */
-static int ts_drain_open(struct sock *sk)
+/* @alone: not accepted yet, or closed. Inside ts_calls, so that @listed stays, if it is still there at the first look. */
+static int ts_drain_locked(struct sock *sk, struct ts_endpoint *listed, bool alone)
 {
-	struct ts_endpoint *ep;
+	unsigned int how = alone ? TS_BACK_CHILD : TS_BACK_DRAINED;
+	bool closed, carries;
+	u32 disconnects = 0;
 	int err = -EAGAIN;
-	u32 disconnects;
 
-	/* Inside ts_calls: the endpoint stays between the two locks. */
-	lock_sock(sk);
-	ep = ts_carried(sk);
-	disconnects = ep ? ep->disconnects : 0;
-	release_sock(sk);
-	if (!ep)
+	if (!ts_lock_unowned(sk, alone))
 		return -EAGAIN;
-	if (tcp_splice_hand_back(sk, (struct ts_endpoint_body *)ep->body, disconnects, TS_BACK_DRAINED))
+	closed = alone && sock_flag(sk, SOCK_DEAD);
+	carries = ts_carries(sk, listed);
+	if (carries)
+		disconnects = listed->disconnects;
+	ts_unlock_unowned(sk);
+	if (!carries)
 		return -EAGAIN;
-	lock_sock(sk);
+	if (!closed && tcp_splice_hand_back(sk, (struct ts_endpoint_body *)listed->body, disconnects, how))
+		return -EAGAIN;
+	if (!ts_lock_unowned(sk, alone))
+		return -EAGAIN;
 	/* Another thread may have been here, or have had the socket paired anew. */
-	if (ts_carried(sk) == ep && !ep->link) {
-		ts_take_off(sk, ep);
+	if (ts_carries(sk, listed) && (closed || !listed->link)) {
+		/* A closed one leaves its pair as it would when it is destroyed. */
+		if (closed)
+			tcp_splice_release((struct ts_endpoint_body *)listed->body);
+		ts_take_off(sk, listed);
 		err = 0;
 	}
-	release_sock(sk);
+	ts_unlock_unowned(sk);
 	/* Those asleep in our calls leave them now. */
 	ts_wake_ours(sk);
 	return err;
 }
 
-/* Without one: not accepted yet, or closed. */
-static int ts_drain_alone(struct sock *sk)
-{
-	struct ts_endpoint *ep = NULL;
-	bool child = false;
-	int err = -EAGAIN;
-	u32 disconnects;
-
-	if (!ts_lock_alone(sk))
-		return -EAGAIN;
-	ep = ts_carried(sk);
-	child = ep && !sock_flag(sk, SOCK_DEAD);
-	disconnects = ep ? ep->disconnects : 0;
-	ts_unlock_alone(sk);
-	if (!ep)
-		return -EAGAIN;
-	if (child && tcp_splice_hand_back(sk, (struct ts_endpoint_body *)ep->body, disconnects, TS_BACK_CHILD))
-		return -EAGAIN;
-	if (!ts_lock_alone(sk))
-		return -EAGAIN;
-	if (ts_carried(sk) == ep && !(child && ep->link)) {
-		/* A closed one leaves its pair as it would when it is destroyed. */
-		tcp_splice_release((struct ts_endpoint_body *)ep->body);
-		ts_take_off(sk, ep);
-		err = 0;
-	}
-	ts_unlock_alone(sk);
-	return err;
-}
-
-/* 0: the module has let go of it. The caller has a reference to the socket. */
-static int ts_drain_sock(struct sock *sk)
+/* 0: the module has let go of it. The caller has a reference to the socket, and has announced itself in ts_drains. */
+static int ts_drain_sock(struct sock *sk, struct ts_endpoint *listed)
 {
 	struct srcu_ctr __percpu *calls = ts_calls_enter();
 	bool alone;
 	struct file *file = ts_file_of(sk, &alone);
 	int err = -EAGAIN;
 
-	if (file)
-		err = ts_drain_open(sk);
-	else if (alone)
-		err = ts_drain_alone(sk);
+	if (file || alone)
+		err = ts_drain_locked(sk, listed, alone);
 	ts_calls_leave(calls);
+	/* Should it be the last reference by now, the socket is closed here, and now. */
 	if (file)
-		fput(file);
+		__fput_sync(file);
 	return err;
 }
 
@@ -178,13 +189,12 @@ static int ts_drain_pass(const struct ts_drain *drain)
 	while ((node = ts_index_walk(&ts_endpoints, &walk))) {
 		struct ts_endpoint *ep = container_of(node, struct ts_endpoint, node);
 		struct sock *sk = ep->sk;
-		/* Of a socket's endpoints only the newest is on it; the others go with it. */
-		bool wanted = ts_drain_wants(drain, ep) && ts_user_data(sk) == ep && refcount_inc_not_zero(&sk->sk_refcnt);
+		bool wanted = ts_drain_wants(drain, ep) && refcount_inc_not_zero(&sk->sk_refcnt);
 
 		walk.place++;
 		ts_index_pause(&walk);
 		if (wanted) {
-			if (ts_drain_sock(sk))
+			if (ts_drain_sock(sk, ep))
 				err = -EAGAIN;
 			sock_put(sk);
 		}
@@ -233,18 +243,27 @@ static ssize_t ts_drain_write(struct file *file, const char __user *buf, size_t 
 	char *text;
 	int err;
 
+	if (!file_ns_capable(file, &init_user_ns, CAP_NET_ADMIN))
+		return -EPERM;
 	if (len >= TS_DRAIN_TEXT)
 		return -EINVAL;
 	text = memdup_user_nul(buf, len);
 	if (IS_ERR(text))
 		return PTR_ERR(text);
+	if (strlen(text) != len) {
+		kfree(text);
+		return -EINVAL;
+	}
 	drain = kvzalloc(sizeof(*drain), GFP_KERNEL);
 	if (drain) {
 		drain->before = U64_MAX;
 		drain->all_ports = true;
 		err = ts_drain_parse(drain, text);
-		if (!err)
+		if (!err) {
+			atomic_inc(&ts_drains);
 			err = ts_drain_pass(drain);
+			atomic_dec(&ts_drains);
+		}
 		kvfree(drain);
 	} else {
 		err = -ENOMEM;

@@ -25,6 +25,7 @@ struct ts_endpoint {
 	void (*destruct)(struct sock *sk);	/* sk_destruct before ours, if the ULP slot was given away */
 	u8 older_count;
 	bool left;			/* disconnected: another one may follow */
+	bool superseded;		/* another one is on the socket now, and has this one among its older ones */
 	bool letting_go;		/* ->rcu is in use: ts_endpoint_let_go_all() */
 	u64 made;			/* ktime_get_coarse_ns() */
 	struct ts_node node;		/* in ts_endpoints (main.c), until nobody can find it any more */
@@ -71,15 +72,15 @@ void ts_await_disconnect(struct sock *sk);
 /* main.c */
 bool ts_rings_have_memory(void);
 extern struct ts_index ts_endpoints;
+extern atomic_t ts_drains;
+extern atomic_long_t ts_drained;
 void ts_endpoint_discard_all(struct ts_endpoint *ep);
 void ts_endpoint_retire_all(struct ts_endpoint *ep);
 void ts_endpoint_let_go_all(struct ts_endpoint *ep);
 
-/* queue.c */
-bool ts_lock_alone(struct sock *sk);
-void ts_unlock_alone(struct sock *sk);
-
 /* drain.c */
+bool ts_lock_unowned(struct sock *sk, bool alone);
+void ts_unlock_unowned(struct sock *sk);
 int ts_drain_init(void);
 void ts_drain_exit(void);
 
@@ -95,9 +96,16 @@ ssize_t ts_splice_read(struct socket *sock, loff_t *ppos, struct pipe_inode_info
 /*
  * Calls that may sleep. Whoever takes an endpoint off a socket whose descriptor is open (drain.c) waits for those that found it there.
  * A callback that may sleep is inside from its first look at the endpoint to the end, or ends in a jump to base: a thread that sleeps with
- * one of our frames under it, outside, would return into a module that has gone.
+ * one of our frames under it, outside, would return into a module that has gone. Waiting for bytes or room, which may take for ever, is done
+ * outside (ts_sleep()): whoever does so has a reference to the pair, which has one to the module.
  */
 extern struct srcu_struct ts_calls;
+
+/* A call inside, as Rust gets it. */
+struct ts_call {
+	struct srcu_ctr __percpu *section;
+	u32 disconnects;	/* sk_disconnects of the link's connection */
+};
 
 static __always_inline struct srcu_ctr __percpu *ts_calls_enter(void)
 {

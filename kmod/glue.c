@@ -4,7 +4,6 @@
 
 #include <linux/bug.h>
 #include <linux/siphash.h>
-#include <linux/sizes.h>
 #include <linux/uio.h>
 #include <net/sock.h>
 #include <net/tcp.h>
@@ -187,23 +186,36 @@ int ts_base_sendmsg(struct sock *sk, struct msghdr *msg, size_t size)
 
 /*
  * Base sendmsg for the rest of a message, some of which was sent already: it does not wait, raises no signal, and an error that it would
- * take off the socket stays for the next call. @force: with room in SO_SNDBUF for all of it, so that the call can end.
+ * take off the socket stays for the next call. @force: whatever TCP's buffer has room for, so that the call can end. -EPIPE also when the
+ * connection that @disconnects is of has ended.
  */
-int ts_base_sendmsg_rest(struct sock *sk, struct msghdr *msg, size_t size, bool force)
+int ts_base_sendmsg_rest(struct sock *sk, struct msghdr *msg, size_t size, u32 disconnects, bool force)
 {
 	unsigned int flags = msg->msg_flags;
-	int sndbuf, err, sent;
+	struct tcp_sock *tp = tcp_sk(sk);
+	int sndbuf, err, sent = -EPIPE;
+	u32 lowat;
 
+	force &= size <= TS_FORCE_MAX;
 	msg->msg_flags |= MSG_DONTWAIT | MSG_NOSIGNAL;
 	lock_sock(sk);
+	if (sk->sk_disconnects != disconnects)
+		goto out;
 	sndbuf = sk->sk_sndbuf;
+	lowat = tp->notsent_lowat;
 	err = sk->sk_err;
-	if (force && size <= TS_FORCE_MAX)
-		WRITE_ONCE(sk->sk_sndbuf, max_t(s64, sndbuf, min_t(s64, (s64)sk->sk_wmem_queued + 2 * size + SZ_64K, INT_MAX)));
+	if (force) {
+		WRITE_ONCE(sk->sk_sndbuf, INT_MAX);
+		WRITE_ONCE(tp->notsent_lowat, UINT_MAX);
+	}
 	sent = tcp_sendmsg_locked(sk, msg, size);
-	WRITE_ONCE(sk->sk_sndbuf, sndbuf);
+	if (force) {
+		WRITE_ONCE(sk->sk_sndbuf, sndbuf);
+		WRITE_ONCE(tp->notsent_lowat, lowat);
+	}
 	if (sent < 0 && err && !sk->sk_err)
 		WRITE_ONCE(sk->sk_err, err);
+out:
 	release_sock(sk);
 	msg->msg_flags = flags;
 	return sent;

@@ -21,6 +21,7 @@ struct sk_buff;
 struct pipe_inode_info;
 struct bpf_sock_ops_kern;
 struct proto;
+struct ts_call;
 struct ts_endpoint_body;	/* Rust's part of an endpoint */
 struct ts_pair_body;		/* Rust's part of a pair */
 
@@ -124,7 +125,7 @@ size_t ts_copy_from_iter(void *to, size_t bytes, struct msghdr *msg);
 size_t ts_copy_to_iter(const void *from, size_t bytes, struct msghdr *msg);
 void ts_iov_iter_revert(struct msghdr *msg, size_t bytes);
 int ts_base_sendmsg(struct sock *sk, struct msghdr *msg, size_t size);
-int ts_base_sendmsg_rest(struct sock *sk, struct msghdr *msg, size_t size, bool force);
+int ts_base_sendmsg_rest(struct sock *sk, struct msghdr *msg, size_t size, u32 disconnects, bool force);
 int ts_base_recvmsg_nowait(struct sock *sk, struct msghdr *msg, size_t len, int flags);
 int ts_base_peek_nowait(struct sock *sk, struct msghdr *msg, size_t len, int flags, int offset);
 
@@ -154,7 +155,8 @@ struct ts_queue {
 
 bool ts_queue_add(struct ts_queue *queue, const void *from, size_t len);
 void ts_queue_free(struct ts_queue *queue);
-int ts_queue_insert(struct sock *sk, struct ts_queue *queue, u32 disconnects, u32 bytes, u32 border, u64 sent, u64 received, bool child);
+int ts_queue_insert(struct sock *sk, struct ts_queue *queue, u32 disconnects, u32 bytes, u32 border, u64 sent, u64 received,
+		    unsigned int how);
 
 /* ---- pipes ---- */
 
@@ -172,7 +174,7 @@ struct ts_wait {
 };
 
 void ts_wait_begin(struct sock *sk, struct ts_wait *wait);
-long ts_schedule_timeout(long timeout);
+long ts_sleep(struct ts_call *call, long timeout);
 void ts_wait_end(struct sock *sk, struct ts_wait *wait);
 long ts_rcvtimeo(const struct sock *sk);
 long ts_sndtimeo(const struct sock *sk);
@@ -233,9 +235,9 @@ int tcp_splice_init(void);
 void tcp_splice_exit(void);
 int tcp_splice_pair(const struct bpf_sock_ops_kern *ctx, u64 flags, u32 busy_poll_us, u32 ring_kbytes);
 int tcp_splice_sendmsg(unsigned long link, struct sock *sk, struct msghdr *msg, size_t size, int flags, unsigned int need,
-		       u32 disconnects);
-int tcp_splice_recvmsg(unsigned long link, struct sock *sk, struct msghdr *msg, size_t len, int flags, u32 disconnects);
-int tcp_splice_pipe(unsigned long link, struct sock *sk, struct pipe_inode_info *pipe, size_t len, int flags, u32 disconnects);
+		       struct ts_call *call);
+int tcp_splice_recvmsg(unsigned long link, struct sock *sk, struct msghdr *msg, size_t len, int flags, struct ts_call *call);
+int tcp_splice_pipe(unsigned long link, struct sock *sk, struct pipe_inode_info *pipe, size_t len, int flags, struct ts_call *call);
 unsigned int tcp_splice_poll(unsigned long link, u32 received);
 void tcp_splice_polled(unsigned long link, bool edges);
 bool tcp_splice_readable(unsigned long link, struct sock *sk);

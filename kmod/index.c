@@ -35,25 +35,27 @@ void ts_index_init(struct ts_index *index)
 	}
 }
 
-/* Any context. */
+/* Any context, also with interrupts off. */
 void ts_index_add(struct ts_index *index, struct ts_node *node)
 {
 	struct ts_bucket *bucket = ts_bucket_of(index, node);
+	unsigned long flags;
 
-	spin_lock_bh(&bucket->lock);
+	spin_lock_irqsave(&bucket->lock, flags);
 	node->serial = ++bucket->last;
 	list_add_tail(&node->entry, &bucket->nodes);
-	spin_unlock_bh(&bucket->lock);
+	spin_unlock_irqrestore(&bucket->lock, flags);
 }
 
-/* Any context. */
+/* As ts_index_add(). */
 void ts_index_remove(struct ts_index *index, struct ts_node *node)
 {
 	struct ts_bucket *bucket = ts_bucket_of(index, node);
+	unsigned long flags;
 
-	spin_lock_bh(&bucket->lock);
+	spin_lock_irqsave(&bucket->lock, flags);
 	list_del(&node->entry);
-	spin_unlock_bh(&bucket->lock);
+	spin_unlock_irqrestore(&bucket->lock, flags);
 }
 
 u64 ts_index_place(struct ts_index *index, const struct ts_node *node)
@@ -61,7 +63,7 @@ u64 ts_index_place(struct ts_index *index, const struct ts_node *node)
 	return ts_place(index, ts_bucket_of(index, node), node->serial);
 }
 
-/* The node at @walk's place or the next one, and there until ts_index_pause(). None: nothing is locked. */
+/* The node at @walk's place or the next one, and there until ts_index_pause(). None: nothing is locked. Process context. */
 struct ts_node *ts_index_walk(struct ts_index *index, struct ts_walk *walk)
 {
 	struct ts_bucket *bucket = &index->buckets[walk->place >> TS_SERIAL_BITS];

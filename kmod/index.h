@@ -11,7 +11,7 @@
 #define TS_BUCKETS	(1U << TS_BUCKETS_LOG2)
 
 struct ts_bucket {
-	spinlock_t lock;	/* bottom halves too; innermost */
+	spinlock_t lock;	/* never in a hard interrupt; innermost */
 	u64 last;		/* serial of the node that came last */
 	struct list_head nodes;	/* by serial */
 };

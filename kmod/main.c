@@ -84,11 +84,22 @@ static void ts_endpoint_free(struct rcu_head *rcu)
 	module_put(THIS_MODULE);	/* exit waits for this function with rcu_barrier() */
 }
 
-/* A socket's endpoint and those of its earlier connections, when nobody can find them any more and no call is under way. Any context. */
+/* Drains under way, and sockets that were drained so far. */
+atomic_t ts_drains;
+atomic_long_t ts_drained;
+
+/*
+ * A socket's endpoint and those of its earlier connections, when nobody can find them any more and no call is under way. Any context, the
+ * socket's lock held or its last reference gone: a drain that found them was announced before it locked the socket to look.
+ */
 void ts_endpoint_discard_all(struct ts_endpoint *ep)
 {
 	struct ts_endpoint *older;
 
+	if (unlikely(atomic_read(&ts_drains))) {
+		ts_endpoint_retire_all(ep);
+		return;
+	}
 	for (; ep; ep = older) {
 		older = ep->older;
 		ts_index_remove(&ts_endpoints, &ep->node);
@@ -96,18 +107,9 @@ void ts_endpoint_discard_all(struct ts_endpoint *ep)
 	}
 }
 
-/* Endpoints taken off sockets that live on, and those of them that calls may still use. */
-static atomic_long_t ts_drained, ts_in_calls;
-
-static void ts_endpoint_retired_free(struct rcu_head *rcu)
-{
-	atomic_long_dec(&ts_in_calls);
-	ts_endpoint_free(rcu);
-}
-
 static void ts_endpoint_retire(struct rcu_head *rcu)
 {
-	call_rcu(rcu, ts_endpoint_retired_free);
+	call_rcu(rcu, ts_endpoint_free);
 }
 
 /* The same while calls may be under way that found them. */
@@ -118,8 +120,6 @@ void ts_endpoint_retire_all(struct ts_endpoint *ep)
 	for (; ep; ep = older) {
 		older = ep->older;
 		ts_index_remove(&ts_endpoints, &ep->node);
-		atomic_long_inc(&ts_drained);
-		atomic_long_inc(&ts_in_calls);
 		call_srcu(&ts_calls, &ep->rcu, ts_endpoint_retire);
 	}
 }
@@ -275,8 +275,7 @@ void ts_seq_number(struct seq_file *seq, u64 value)
 static int ts_stat_show(struct seq_file *seq, void *unused)
 {
 	tcp_splice_show(seq);
-	seq_printf(seq, "drained %lu\ndrained_in_calls %lu\n", (unsigned long)atomic_long_read(&ts_drained),
-		   (unsigned long)atomic_long_read(&ts_in_calls));
+	seq_printf(seq, "drained %lu\n", (unsigned long)atomic_long_read(&ts_drained));
 	return 0;
 }
 
@@ -326,6 +325,8 @@ static int __init ts_init(void)
 
 	if (err)
 		return err;
+	/* Before 6.19 it learns from its first reader how it is read, which has to be known before anybody waits. */
+	ts_calls_leave(ts_calls_enter());
 	err = ts_pairs_init();
 	if (err)
 		goto free_memory;
@@ -368,7 +369,8 @@ free_memory:
  *
  * - the tails of ts_endpoint_retire() and ts_endpoint_free(): the barriers wait for them;
  * - a task that took a callback from a table which its socket no longer has. synchronize_rcu_tasks() waits until each task has slept or
- *   left the kernel; those that sleep are inside ts_calls or have no frame of ours (proto.c), so synchronize_srcu() waits for the rest;
+ *   left the kernel; those that sleep are inside ts_calls, have no frame of ours (proto.c), or have a pair, and none is left; so
+ *   synchronize_srcu() waits for the rest;
  * - a task on its last instructions in our text: the second synchronize_rcu_tasks().
  *
  * The kfunc set goes with the module's BTF.

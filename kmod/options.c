@@ -34,14 +34,18 @@ void ts_destruct(struct sock *sk)
 	ts_endpoint_discard_all(ep);	/* last: it lets go of the module */
 }
 
-/* Under the socket's lock; the endpoint is not paired and never will be. */
+/*
+ * Under the socket's lock; the endpoint is not paired and never will be. A child of a listener, which is copied without its lock, has
+ * no data, or has the table with which it is born without any (ts_ulp_clone()).
+ */
 void ts_vacate_slot(struct sock *sk)
 {
 	struct inet_connection_sock *icsk = inet_csk(sk);
 
 	ts_uninstall_protocol(sk);
-	WRITE_ONCE(icsk->icsk_ulp_ops, NULL);
 	rcu_assign_pointer(icsk->icsk_ulp_data, NULL);
+	smp_wmb();
+	WRITE_ONCE(icsk->icsk_ulp_ops, NULL);
 }
 
 /*

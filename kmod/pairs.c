@@ -9,6 +9,7 @@
 
 #include <linux/cgroup.h>
 #include <linux/delay.h>
+#include <linux/module.h>
 #include <linux/proc_fs.h>
 #include <linux/seq_file.h>
 #include <linux/slab.h>
@@ -39,6 +40,7 @@ struct ts_pair_body *ts_pair_alloc(void)
 
 	if (!pair)
 		return NULL;
+	__module_get(THIS_MODULE);	/* for calls that sleep, with nothing of ours but the pair (ts_sleep()) */
 	for (i = 0; i < ARRAY_SIZE(pair->lane); i++) {
 		if (i < 2)
 			mutex_init_with_key(&pair->lane[i].lock, &send_key);
@@ -52,6 +54,7 @@ struct ts_pair_body *ts_pair_alloc(void)
 void ts_pair_free(struct ts_pair_body *body)
 {
 	kmem_cache_free(ts_pairs, ts_pair_of(body));
+	module_put(THIS_MODULE);
 }
 
 void ts_lane_lock(struct ts_pair_body *pair, unsigned int which)

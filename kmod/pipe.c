@@ -129,10 +129,10 @@ long ts_pipe_base_recv(struct sock *sk, struct pipe_inode_info *pipe, size_t len
 }
 
 /* As tcp_splice_read(): the file's O_NONBLOCK counts, SO_RCVLOWAT does not. TS_BASE: base is to do it. */
-static int ts_try_splice_read(struct socket *sock, loff_t *ppos, struct pipe_inode_info *pipe, size_t len)
+static noinline int ts_try_splice_read(struct socket *sock, loff_t *ppos, struct pipe_inode_info *pipe, size_t len)
 {
 	int nonblock = sock->file->f_flags & O_NONBLOCK ? MSG_DONTWAIT : 0;
-	struct srcu_ctr __percpu *calls = ts_calls_enter();
+	struct ts_call call = { .section = ts_calls_enter() };
 	struct sock *sk = sock->sk;
 	int spliced = TS_BASE;
 
@@ -146,13 +146,14 @@ static int ts_try_splice_read(struct socket *sock, loff_t *ppos, struct pipe_ino
 			spliced = -ESPIPE;
 			break;
 		}
-		spliced = tcp_splice_pipe(link, sk, pipe, min_t(size_t, len, INT_MAX), nonblock, ep->disconnects);
+		call.disconnects = ep->disconnects;
+		spliced = tcp_splice_pipe(link, sk, pipe, min_t(size_t, len, INT_MAX), nonblock, &call);
 		if (likely(spliced != -ESTALE))
 			break;
 		spliced = TS_BASE;
 		ts_await_disconnect(sk);
 	}
-	ts_calls_leave(calls);
+	ts_calls_leave(call.section);
 	return spliced;
 }
 

@@ -24,6 +24,10 @@
 #include "glue.h"
 #include "endpoint.h"
 
+#if LINUX_VERSION_CODE < KERNEL_VERSION(6, 15, 3)
+#error "before Linux 6.15.3, sk_is_readable() reads sk_prot twice and may call NULL when a socket's tables are taken off"
+#endif
+
 static struct proto ts_prots[2] __ro_after_init;		/* IPv4, IPv6 */
 static struct proto_ops ts_ops[2] __ro_after_init;
 struct ts_callbacks ts_default __ro_after_init;
@@ -74,9 +78,9 @@ bool ts_slots_are_free(const struct sock *sk)
 /* ---- struct proto: data ---- */
 
 /* TS_BASE: base is to do it. */
-static int ts_try_sendmsg(struct sock *sk, struct msghdr *msg, size_t size)
+static noinline int ts_try_sendmsg(struct sock *sk, struct msghdr *msg, size_t size)
 {
-	struct srcu_ctr __percpu *calls = ts_calls_enter();
+	struct ts_call call = { .section = ts_calls_enter() };
 	struct ts_endpoint *ep = ts_endpoint(sk);
 	unsigned long link = ep ? smp_load_acquire(&ep->link) : 0;
 	unsigned int flags = msg->msg_flags, need = TS_NEED_NOTHING;
@@ -90,9 +94,10 @@ static int ts_try_sendmsg(struct sock *sk, struct msghdr *msg, size_t size)
 	else if (unlikely(msg->msg_controllen || (flags & MSG_FASTOPEN) ||
 			  ((flags & MSG_ZEROCOPY) && !msg->msg_ubuf && sock_flag(sk, SOCK_ZEROCOPY))))
 		need = TS_NEED_TCP;
-	sent = tcp_splice_sendmsg(link, sk, msg, size, flags, need, ep->disconnects);
+	call.disconnects = ep->disconnects;
+	sent = tcp_splice_sendmsg(link, sk, msg, size, flags, need, &call);
 out:
-	ts_calls_leave(calls);
+	ts_calls_leave(call.section);
 	return sent;
 }
 
@@ -111,9 +116,9 @@ void ts_await_disconnect(struct sock *sk)
 }
 
 /* As ts_try_sendmsg(). */
-static int ts_try_recvmsg(struct sock *sk, struct msghdr *msg, size_t len, int flags)
+static noinline int ts_try_recvmsg(struct sock *sk, struct msghdr *msg, size_t len, int flags)
 {
-	struct srcu_ctr __percpu *calls = ts_calls_enter();
+	struct ts_call call = { .section = ts_calls_enter() };
 	int copied = TS_BASE;
 
 	for (;;) {
@@ -122,13 +127,14 @@ static int ts_try_recvmsg(struct sock *sk, struct msghdr *msg, size_t len, int f
 
 		if (unlikely(!link))
 			break;
-		copied = tcp_splice_recvmsg(link, sk, msg, len, flags, ep->disconnects);
+		call.disconnects = ep->disconnects;
+		copied = tcp_splice_recvmsg(link, sk, msg, len, flags, &call);
 		if (likely(copied != -ESTALE))
 			break;
 		copied = TS_BASE;
 		ts_await_disconnect(sk);
 	}
-	ts_calls_leave(calls);
+	ts_calls_leave(call.section);
 	return copied;
 }
 
@@ -213,7 +219,7 @@ static void ts_unhash(struct sock *sk)
 	tcp_prot.unhash(sk);
 }
 
-static void ts_close_ring(struct sock *sk)
+static noinline void ts_close_ring(struct sock *sk)
 {
 	struct srcu_ctr __percpu *calls = ts_calls_enter();
 	struct ts_endpoint *ep = ts_endpoint(sk);
@@ -398,10 +404,12 @@ void ts_install(struct sock *sk, struct ts_endpoint_body *body)
 	ep->made = ktime_get_coarse_ns();
 	ep->disconnects = sk->sk_disconnects;
 	ep->older = ts_endpoint(sk);
-	if (ep->older)
+	if (ep->older) {
 		ep->older_count = ep->older->older_count + 1;
-	else
+		WRITE_ONCE(ep->older->superseded, true);
+	} else {
 		__module_get(THIS_MODULE);	/* for the ULP slot: tcp_cleanup_ulp() puts it */
+	}
 	write_lock_bh(&sk->sk_callback_lock);
 	__rcu_assign_sk_user_data_with_flags(sk, ep, SK_USER_DATA_NOCOPY);
 	write_unlock_bh(&sk->sk_callback_lock);

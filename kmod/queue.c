@@ -150,43 +150,29 @@ static void ts_insert(struct sock *sk, struct ts_queue *queue, u32 bytes, u32 bo
 	WRITE_ONCE(tp->copied_seq, tp->copied_seq - bytes);
 }
 
-/* Locks a socket without a descriptor, if it still is one. */
-bool ts_lock_alone(struct sock *sk)
-{
-	local_bh_disable();
-	bh_lock_sock(sk);
-	if (!sock_owned_by_user(sk) && !sk->sk_socket)
-		return true;
-	bh_unlock_sock(sk);
-	local_bh_enable();
-	return false;
-}
-
-void ts_unlock_alone(struct sock *sk)
-{
-	bh_unlock_sock(sk);
-	local_bh_enable();
-}
-
 /*
- * Gives @bytes bytes of @queue a place before @border, and TCP_INFO what went through the rings. Takes the socket's lock; of a @child, which
- * nobody has accepted yet, its spinlock (see drain.c). -ESTALE: the connection that @disconnects is of has ended; -EBUSY: urgent data counts,
- * or a segment that cannot be split lies on both sides of the border; -EAGAIN: no child any more; -ENOMEM. Nothing has changed then, and
- * the queue is empty.
+ * Gives @bytes bytes of @queue a place before @border, and TCP_INFO what went through the rings. Takes the socket's lock, in a drain
+ * (@how) its spinlock. -ESTALE: the connection that @disconnects is of has ended; -EBUSY: urgent data counts, or a segment that cannot be
+ * split lies on both sides of the border; -EAGAIN: somebody owns the socket, or it is no child any more; -ENOMEM. Nothing has changed then,
+ * and the queue is empty.
  */
-int ts_queue_insert(struct sock *sk, struct ts_queue *queue, u32 disconnects, u32 bytes, u32 border, u64 sent, u64 received, bool child)
+int ts_queue_insert(struct sock *sk, struct ts_queue *queue, u32 disconnects, u32 bytes, u32 border, u64 sent, u64 received,
+		    unsigned int how)
 {
+	bool waits = how == TS_BACK_FOR_GOOD, child = how == TS_BACK_CHILD;
 	struct tcp_sock *tp = tcp_sk(sk);
 	struct sk_buff *behind = NULL;
 	int err = 0;
 
-	if (!child) {
+	if (waits) {
 		lock_sock(sk);
-	} else if (!ts_lock_alone(sk)) {
+	} else if (!ts_lock_unowned(sk, child)) {
 		ts_queue_free(queue);
 		return -EAGAIN;
 	}
-	if (sk->sk_disconnects != disconnects) {
+	if (child && sock_flag(sk, SOCK_DEAD)) {
+		err = -EAGAIN;
+	} else if (sk->sk_disconnects != disconnects) {
 		err = -ESTALE;
 	} else if (bytes) {
 		if (tp->urg_data || before(tp->rcv_nxt, border) || after(tp->copied_seq, border))
@@ -194,7 +180,7 @@ int ts_queue_insert(struct sock *sk, struct ts_queue *queue, u32 disconnects, u3
 		else if (!ts_queue_charge(sk, queue))
 			err = -ENOMEM;
 		else
-			behind = ts_first_behind(sk, border, child ? GFP_ATOMIC : GFP_KERNEL);
+			behind = ts_first_behind(sk, border, waits ? GFP_KERNEL : GFP_ATOMIC);
 		if (IS_ERR(behind))
 			err = PTR_ERR(behind);
 	}
@@ -210,9 +196,9 @@ int ts_queue_insert(struct sock *sk, struct ts_queue *queue, u32 disconnects, u3
 	}
 	/* What was charged is given back under the lock. */
 	ts_queue_free(queue);
-	if (child)
-		ts_unlock_alone(sk);
-	else
+	if (waits)
 		release_sock(sk);
+	else
+		ts_unlock_unowned(sk);
 	return err;
 }

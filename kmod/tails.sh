@@ -6,16 +6,34 @@
 set -eu
 module=$1
 
-for function in ts_sendmsg ts_recvmsg ts_close ts_splice_read; do
-	objdump -dr --no-show-raw-insn --disassemble="$function" "$module" | awk -v name="$function" '
-		/^[0-9a-f]+ <.*>:$/ { inside = ($2 == "<" name ">:") }
-		!inside { next }
-		/^ *[0-9a-f]+:\tjmp/ { jumps++ }
-		/^ *[0-9a-f]+:\tcall/ { call = $0; if (call ~ /call +\*/) bad = bad "\n" call; next }
-		call != "" && /R_[A-Z0-9_]+/ { if (/indirect_thunk|tcp_close/) bad = bad "\n" call " " $NF }
-		{ call = "" }
-		END {
-			if (!jumps) bad = bad "\nno jump at all"
-			if (bad != "") { print "tcp_splice: " name " calls what it should jump to:" bad > "/dev/stderr"; exit 1 }
-		}'
-done
+objdump -dr --no-show-raw-insn "$module" | awk '
+	BEGIN {
+		count = split("ts_sendmsg ts_recvmsg ts_close ts_splice_read", names, " ")
+		for (i = 1; i <= count; i++) watched[names[i]] = 1
+	}
+	# Parts of a function that the compiler has put elsewhere count, too.
+	/^[0-9a-f]+ <.*>:$/ { name = substr($2, 2, length($2) - 3); sub(/\..*/, "", name); kind = ""; next }
+	!(name in watched) { next }
+	/^ *[0-9a-f]+:\t/ {
+		kind = ""
+		if (/\t(cs |notrack |bnd )*callq? /) kind = "call"
+		if (/\t(cs |notrack |bnd )*jmpq? /) kind = "jump"
+		if (kind == "call" && /callq? +\*/) bad[name] = bad[name] "\n" $0
+		if (kind == "jump" && /jmpq? +\*/) jumps[name]++
+		line = $0
+		next
+	}
+	kind != "" && /R_[A-Z0-9_]+/ && /indirect_thunk|tcp_close/ {
+		if (kind == "call") bad[name] = bad[name] "\n" line " " $NF
+		else jumps[name]++
+	}
+	END {
+		for (i = 1; i <= count; i++) {
+			name = names[i]
+			if (!jumps[name]) bad[name] = bad[name] "\nno jump to base at all"
+			if (bad[name] == "") continue
+			print "tcp_splice: " name " does not end in a jump to base:" bad[name] > "/dev/stderr"
+			failed = 1
+		}
+		exit failed
+	}'

@@ -28,9 +28,13 @@ void ts_wait_begin(struct sock *sk, struct ts_wait *wait)
 	prepare_to_wait(sk_sleep(sk), entry, TASK_INTERRUPTIBLE);
 }
 
-long ts_schedule_timeout(long timeout)
+/* Outside ts_calls: the caller has a reference to its pair. */
+long ts_sleep(struct ts_call *call, long timeout)
 {
-	return schedule_timeout(timeout);
+	ts_calls_leave(call->section);
+	timeout = schedule_timeout(timeout);
+	call->section = ts_calls_enter();
+	return timeout;
 }
 
 void ts_wait_end(struct sock *sk, struct ts_wait *wait)

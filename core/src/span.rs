@@ -268,7 +268,8 @@ mod tests {
                 return;
             }
             for chunk in self.supply.in_use() {
-                self.freed.extend(self.slots[self.geometry.slot(chunk)].take());
+                self.freed
+                    .extend(self.slots[self.geometry.slot(chunk)].take());
             }
             self.supply.start_at(self.geometry.chunk(self.prod));
             assert!(

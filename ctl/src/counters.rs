@@ -9,7 +9,7 @@ const REFUSED: &str = "refused_";
 const LEFT_FOR: &str = "left_";
 
 /// Known counters in the order people want them, with their meaning.
-const WORDS: [(&str, &str); 14] = [
+const WORDS: [(&str, &str); 13] = [
     ("pairs_made", "connections spliced"),
     ("pairs_alive", "of these still open"),
     ("ring_bytes", "bytes through rings"),
@@ -23,7 +23,6 @@ const WORDS: [(&str, &str); 14] = [
     ("lent_bytes", "bytes handed to pipes without a copy"),
     ("wakes_ahead", "ends woken before their answer"),
     ("drained", "sockets drained"),
-    ("drained_in_calls", "of these still in a call"),
 ];
 
 /// Why an offer was refused, by the last part of the counter's name.

@@ -9,10 +9,9 @@ use std::io::{self, IsTerminal, Write as _};
 use std::thread::sleep;
 use std::time::{Duration, Instant};
 
-use anyhow::{Context, Result};
+use anyhow::{Context, Result, ensure};
 use rustix::time::{ClockId, clock_gettime};
 
-use crate::counters::Counters;
 use crate::fault::Fault;
 use crate::host;
 use crate::ports::Ports;
@@ -27,37 +26,60 @@ pub fn drain(ports: Option<&Ports>, timeout: Duration) -> Result<u64> {
     let (path, mut file) = host::drain_file()?;
     let line = line(ports);
     let before = drained();
-    let begin = Instant::now();
-    let mut told = !io::stderr().is_terminal();
+    let mut wait = Wait::new(timeout, "calls that hold a connection");
     loop {
-        let left = match file.write(line.as_bytes()) {
-            Ok(_) => calls(),
-            Err(error) if error.kind() == io::ErrorKind::WouldBlock => None,
+        match file.write(line.as_bytes()) {
+            Ok(_) => return Ok(drained().saturating_sub(before)),
+            Err(error) if error.kind() == io::ErrorKind::WouldBlock => {}
             Err(error) if error.kind() == io::ErrorKind::Interrupted => continue,
             Err(error) => return Err(error).with_context(|| format!("failed to write {path}")),
-        };
-        if left == Some(0) {
-            return Ok(drained().saturating_sub(before));
         }
-        if begin.elapsed() >= timeout {
-            return Err(fault(left, timeout).into());
-        }
-        if !told && begin.elapsed() >= PATIENCE {
-            told = true;
-            eprintln!(
-                "waiting up to {} s for calls that are under way",
-                timeout.as_secs()
-            );
-        }
-        sleep(PAUSE);
+        let seconds = timeout.as_secs();
+        ensure!(wait.more(), Fault::StillHeld { seconds });
     }
 }
 
-fn fault(left: Option<u64>, timeout: Duration) -> Fault {
-    let seconds = timeout.as_secs();
-    match left {
-        Some(calls) => Fault::StillInCalls { calls, seconds },
-        None => Fault::StillHeld { seconds },
+/// Until the module can be unloaded: nothing is offered any more, all sockets were drained, and calls that began before have ended.
+pub fn release(timeout: Duration) -> Result<()> {
+    let mut wait = Wait::new(timeout, "calls that began before");
+    while let Some(users @ 1..) = host::module_users() {
+        let seconds = timeout.as_secs();
+        ensure!(wait.more(), Fault::StillUsed { users, seconds });
+    }
+    Ok(())
+}
+
+/// A wait with an end, of which whoever watches hears when it takes long.
+struct Wait {
+    begin: Instant,
+    timeout: Duration,
+    what: &'static str,
+    told: bool,
+}
+
+impl Wait {
+    fn new(timeout: Duration, what: &'static str) -> Self {
+        Self {
+            begin: Instant::now(),
+            timeout,
+            what,
+            told: !io::stderr().is_terminal(),
+        }
+    }
+
+    /// Waits a moment; false when the time is over.
+    fn more(&mut self) -> bool {
+        let elapsed = self.begin.elapsed();
+        if !self.told && elapsed >= PATIENCE {
+            self.told = true;
+            eprintln!(
+                "waiting up to {} s for {}",
+                self.timeout.as_secs(),
+                self.what
+            );
+        }
+        sleep(PAUSE);
+        elapsed < self.timeout
     }
 }
 
@@ -71,19 +93,12 @@ fn line(ports: Option<&Ports>) -> String {
     line
 }
 
-fn counter(name: &str) -> Option<u64> {
-    host::counters()
-        .as_ref()
-        .and_then(|counters: &Counters| counters.get(name))
-}
-
+/// Sockets that the module has let go of since it was loaded.
 fn drained() -> u64 {
-    counter("drained").unwrap_or(0)
-}
-
-/// Of the drained sockets, those on which a call may still be inside the module. None once a grace period is over.
-fn calls() -> Option<u64> {
-    counter("drained_in_calls").or(Some(0))
+    let counters = host::counters();
+    counters
+        .and_then(|counters| counters.get("drained"))
+        .unwrap_or(0)
 }
 
 #[cfg(test)]

@@ -33,19 +33,19 @@ pub enum Fault {
     NoDrain,
     /// Some sockets could not be handed back in time.
     #[error(
-        "failed to drain every connection within {seconds} s: on some a call is stuck or urgent data is unread; see tcp-splice-ctl list, and try again"
+        "failed to drain every connection within {seconds} s: on some a call is stuck, urgent data is unread, or another module is in between; see tcp-splice-ctl list, and try again"
     )]
     StillHeld {
         /// The time limit.
         seconds: u64,
     },
-    /// All were handed back, but calls are under way that began before.
+    /// All were handed back, but the module cannot go yet.
     #[error(
-        "every connection is drained, but after {seconds} s calls on {calls} sockets still keep the module: a recv() with MSG_WAITALL, or a call stuck in a page fault; it can go when they end"
+        "every connection is drained, but after {seconds} s the module still has {users} users: calls that have read or sent a part of what they were asked to (recv() with MSG_WAITALL, send() of more than 16 MiB), or another program that uses it; it can go when they end"
     )]
-    StillInCalls {
-        /// Sockets.
-        calls: u64,
+    StillUsed {
+        /// The module's reference count.
+        users: u32,
         /// The time limit.
         seconds: u64,
     },
@@ -116,8 +116,8 @@ mod tests {
             ),
             (
                 Fault::StillHeld { seconds: 10 },
-                "failed to drain every connection within 10 s: on some a call is stuck or urgent data is unread; see tcp-splice-ctl list, \
-                 and try again",
+                "failed to drain every connection within 10 s: on some a call is stuck, urgent data is unread, or another module is in \
+                 between; see tcp-splice-ctl list, and try again",
             ),
             (
                 Fault::NoBtf,

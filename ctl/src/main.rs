@@ -94,10 +94,11 @@ fn enable(options: &Enable) -> Result<()> {
 fn disable(options: &Disable) -> Result<()> {
     host::check_root()?;
     pins::disable()?;
-    match options.drain && host::module().loaded {
-        true => drained(drain::drain(None, options.timeout())?),
-        false => Ok(()),
+    if !options.drain || !host::module().loaded {
+        return Ok(());
     }
+    drained(drain::drain(None, options.timeout())?)?;
+    drain::release(options.timeout())
 }
 
 fn drain(options: &Drain) -> Result<()> {

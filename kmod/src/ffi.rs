@@ -29,6 +29,13 @@ pub(crate) struct Control {
     at: *mut c_void,
     len: usize,
 }
+/// `struct ts_call`: a call of a socket, which keeps the socket's endpoint.
+#[repr(C)]
+pub(crate) struct Call {
+    section: *mut c_void,
+    /// `sk_disconnects` of the link's connection.
+    pub(crate) disconnects: u32,
+}
 /// `struct ts_queue`: segments that are to go into TCP's receive queue.
 #[repr(C)]
 pub(crate) struct Queue {
@@ -94,6 +101,7 @@ pub(crate) const BASE: c_int = c_int::MIN;
 pub(crate) const BACK_FOR_GOOD: c_uint = 0;
 #[allow(dead_code)] // what is neither of the others
 pub(crate) const BACK_DRAINED: c_uint = 1;
+#[allow(dead_code)] // as above
 pub(crate) const BACK_CHILD: c_uint = 2;
 
 pub(crate) const NEED_NOTHING: c_uint = 0;
@@ -191,6 +199,7 @@ unsafe extern "C" {
         sk: *mut Sock,
         msg: *mut Msg,
         size: usize,
+        disconnects: u32,
         force: bool,
     ) -> c_int;
     pub(crate) fn ts_tcp_has_room(sk: *mut Sock) -> bool;
@@ -230,7 +239,7 @@ unsafe extern "C" {
         border: u32,
         sent: u64,
         received: u64,
-        child: bool,
+        how: c_uint,
     ) -> c_int;
 
     /// Bytes that are in the pipe now, whose lock the caller holds, or a negative errno. Sleeps.
@@ -244,7 +253,8 @@ unsafe extern "C" {
 
     /// Puts `current` on the socket's wait queue, ready to sleep; full barrier. `wait` stays put until `ts_wait_end`.
     pub(crate) fn ts_wait_begin(sk: *mut Sock, wait: *mut Wait);
-    pub(crate) fn ts_schedule_timeout(timeout: c_long) -> c_long;
+    /// Sleeps outside the read section that keeps endpoints: the caller has a reference to its pair. Returns the jiffies left.
+    pub(crate) fn ts_sleep(call: *mut Call, timeout: c_long) -> c_long;
     pub(crate) fn ts_wait_end(sk: *mut Sock, wait: *mut Wait);
     pub(crate) fn ts_rcvtimeo(sk: *const Sock) -> c_long;
     pub(crate) fn ts_sndtimeo(sk: *const Sock) -> c_long;

@@ -617,6 +617,29 @@ impl<'a> Link<'a> {
     }
 }
 
+/// A call's own reference to its pair, taken before it sleeps for the first time.
+pub(crate) struct Kept(Option<NonNull<Pair>>);
+
+impl Kept {
+    pub(crate) const NOT_YET: Kept = Kept(None);
+
+    /// Before it sleeps, inside the read section that keeps the socket's endpoint, which keeps the pair until now.
+    pub(crate) fn keep(&mut self, link: Link<'_>) {
+        if self.0.is_none() && link.pair.hold() {
+            self.0 = Some(link.pair());
+        }
+    }
+}
+
+impl Drop for Kept {
+    fn drop(&mut self) {
+        if let Some(pair) = self.0 {
+            // SAFETY: the reference taken in `keep`. The call ends: it uses the pair no more.
+            unsafe { Pair::put(pair) };
+        }
+    }
+}
+
 /// One side's lane lock, held.
 pub(crate) struct Guard<'a, T> {
     pair: &'a Pair,

@@ -7,8 +7,8 @@
 //! written; the sender's lines are touched only when it asked for space. TCP's state is not looked at while the ring is in use and
 //! has bytes.
 
-use crate::ffi::{self, Control, EAGAIN, EFAULT, EPIPE, ESTALE, Msg, Pipe, RxView, Sock, Wait};
-use crate::pair::{Guard, Lane, Link, PIECE, Rx};
+use crate::ffi::{self, Call, Control, EAGAIN, EFAULT, EPIPE, ESTALE, Msg, Pipe, RxView, Sock, Wait};
+use crate::pair::{Guard, Kept, Lane, Link, PIECE, Rx};
 use crate::ring::{Copied, Ring};
 use core::ffi::{c_int, c_long, c_ulong};
 use core::hint::spin_loop;
@@ -107,8 +107,10 @@ struct Recv<'a> {
     to: To,
     len: usize,
     flags: c_int,
+    call: *mut Call,
     /// `sk_disconnects` of the link's connection.
     disconnects: u32,
+    kept: Kept,
     copied: usize,
     /// Of `copied`, those from the ring.
     from_ring: usize,
@@ -132,10 +134,10 @@ extern "C" fn tcp_splice_recvmsg(
     msg: *mut Msg,
     len: usize,
     flags: c_int,
-    disconnects: u32,
+    call: *mut Call,
 ) -> c_int {
-    // SAFETY: a call of this socket is running.
-    let link = unsafe { Link::from_word(link) };
+    // SAFETY: a call of this socket is running; this is its own.
+    let (link, disconnects) = unsafe { (Link::from_word(link), (*call).disconnects) };
     let (Some(link), 0) = (link, flags & (ffi::MSG_OOB | ffi::MSG_ERRQUEUE)) else {
         return ffi::BASE;
     };
@@ -146,7 +148,9 @@ extern "C" fn tcp_splice_recvmsg(
         to: To::Msg(msg),
         len,
         flags,
+        call,
         disconnects,
+        kept: Kept::NOT_YET,
         copied: 0,
         from_ring: 0,
         control: None,
@@ -164,15 +168,15 @@ impl<'a> Recv<'a> {
                 Err(Stop::Done) => break 0,
                 Err(Stop::Result(result)) => break result,
             };
-            if self.is_for_tcp() {
-                break ffi::BASE;
-            }
             let left = *timeout.get_or_insert_with(|| self.timeout());
             if let Some(error) = Self::must_not_wait(left) {
                 if self.is(ffi::MSG_PEEK) {
                     self.peek_what_there_is(&rx);
                 }
                 break error;
+            }
+            if self.is_for_tcp() {
+                break ffi::BASE;
             }
             drop(rx);
             waited = true;
@@ -411,11 +415,12 @@ impl<'a> Recv<'a> {
     }
 
     /// Spins, then sleeps, until something differs from `look`. No lane lock held. Returns the jiffies left.
-    fn wait(&self, look: &Look, timeout: c_long) -> c_long {
+    fn wait(&mut self, look: &Look, timeout: c_long) -> c_long {
         if self.spin_while_sending(look) || self.spin(look) {
             return timeout;
         }
         self.lane.parked.store(true, Ordering::Relaxed);
+        self.kept.keep(self.link);
         let mut wait = Wait([0; 8]);
         let mut left = timeout;
         // SAFETY: the caller's own socket; `wait` stays on this frame until it is ended.
@@ -423,7 +428,7 @@ impl<'a> Recv<'a> {
             ffi::ts_wait_begin(self.sk, &mut wait);
             // On the queue and ready to sleep: what changed before is seen here, what changes from now on wakes us.
             if Look::at(self.sk, self.lane) == *look && !self.is_for_tcp() {
-                left = ffi::ts_schedule_timeout(left);
+                left = ffi::ts_sleep(self.call, left);
                 self.lane.judge_wake(Look::at(self.sk, self.lane) != *look);
             }
             ffi::ts_wait_end(self.sk, &mut wait);

@@ -7,8 +7,8 @@
 //! slot, socket and wait queue are read and seldom change; `cons` is read only when the remembered one leaves no room. No call
 //! through a pointer of ours. Nothing is allocated once the chunk exists.
 
-use crate::ffi::{self, EAGAIN, EFAULT, EPIPE, Msg, Sock, Wait};
-use crate::pair::{Guard, Lane, Link, PIECE, Side, Tx};
+use crate::ffi::{self, Call, EAGAIN, EFAULT, EPIPE, Msg, Sock, Wait};
+use crate::pair::{Guard, Kept, Lane, Link, PIECE, Side, Tx};
 use crate::recv::OWNER_SPIN_US;
 use crate::ring::{Copied, Ring};
 use crate::stats::Counter;
@@ -54,8 +54,10 @@ struct Send<'a> {
     msg: *mut Msg,
     size: usize,
     flags: c_int,
+    call: *mut Call,
     /// `sk_disconnects` when the call began: the message belongs to that connection.
     disconnects: u32,
+    kept: Kept,
     copied: usize,
     /// Jiffies left, 0: do not wait; none before the first wait.
     timeout: Option<c_long>,
@@ -90,10 +92,10 @@ extern "C" fn tcp_splice_sendmsg(
     size: usize,
     flags: c_int,
     need: c_uint,
-    disconnects: u32,
+    call: *mut Call,
 ) -> c_int {
-    // SAFETY: a call of this socket is running.
-    let link = unsafe { Link::from_word(link) };
+    // SAFETY: a call of this socket is running; this is its own.
+    let (link, disconnects) = unsafe { (Link::from_word(link), (*call).disconnects) };
     let (Some(link), true) = (link, size > 0) else {
         return ffi::BASE;
     };
@@ -104,7 +106,9 @@ extern "C" fn tcp_splice_sendmsg(
         msg,
         size,
         flags,
+        call,
         disconnects,
+        kept: Kept::NOT_YET,
         copied: 0,
         timeout: None,
         has_turn: false,
@@ -182,21 +186,24 @@ impl<'a> Send<'a> {
             let error = unsafe { ffi::ts_stream_error(self.sk, self.flags, -EPIPE) };
             return self.result(error);
         }
-        let waits = self.timeout() != 0;
-        if waits && self.copied > 0 {
+        if self.copied > 0 {
             return self.rest_over_tcp();
         }
-        if waits {
-            // It may wait for long. What it will say is not known: it is counted as what it was asked to send.
-            if !View::of(self.sk, self.link).any(ENDED) {
-                Counter::TcpBytes.add(self.size as u64);
-            }
-            return ffi::BASE;
+        if self.flags & ffi::MSG_DONTWAIT != 0 {
+            // SAFETY: as the kernel would have called it.
+            let sent = unsafe { ffi::ts_base_sendmsg(self.sk, self.msg, self.size) };
+            self.count_tcp(sent);
+            return sent;
         }
-        // SAFETY: as the kernel would have called it; the iterator stands at the rest.
-        let sent = unsafe { ffi::ts_base_sendmsg(self.sk, self.msg, self.rest()) };
-        self.count_tcp(sent);
-        self.result(sent)
+        // SO_SNDTIMEO is over.
+        if self.timeout == Some(0) {
+            return -EAGAIN;
+        }
+        // It may wait for long. What it will say is not known: it is counted as what it was asked to send.
+        if !View::of(self.sk, self.link).any(ENDED) {
+            Counter::TcpBytes.add(self.size as u64);
+        }
+        ffi::BASE
     }
 
     fn rest(&self) -> usize {
@@ -214,18 +221,16 @@ impl<'a> Send<'a> {
     /// Waits for TCP's room here and not in base, so that the module can let go of the socket: then what is left goes into TCP's buffer,
     /// whatever its limit, and the call ends as if there had been room.
     fn rest_over_tcp(&mut self) -> c_int {
-        let mut forced = false;
         loop {
-            // SAFETY: the caller's own socket.
-            let gone = unsafe { ffi::ts_disconnects(self.sk) } != self.disconnects;
-            if gone || View::of(self.sk, self.link).any(ENDED) {
+            if View::of(self.sk, self.link).any(ENDED) {
                 return self.copied as c_int;
             }
-            let force = !forced && self.link.is_unlinked();
-            forced |= force;
+            let forced = self.link.is_unlinked();
             // SAFETY: as the kernel would have called it; the iterator stands at the rest.
-            let sent =
-                unsafe { ffi::ts_base_sendmsg_rest(self.sk, self.msg, self.rest(), force) };
+            let sent = unsafe {
+                let (rest, disconnects) = (self.rest(), self.disconnects);
+                ffi::ts_base_sendmsg_rest(self.sk, self.msg, rest, disconnects, forced)
+            };
             self.count_tcp(sent);
             let full = sent > 0 || sent == -EAGAIN;
             // SAFETY: no requirements.
@@ -240,6 +245,7 @@ impl<'a> Send<'a> {
     /// Until TCP has room, or at least should be asked again. No lane lock held.
     fn wait_for_tcp(&mut self, forced: bool) {
         let left = self.timeout();
+        self.kept.keep(self.link);
         let mut wait = Wait([0; 8]);
         // SAFETY: as in `sleep`.
         unsafe {
@@ -250,12 +256,12 @@ impl<'a> Send<'a> {
                 || (!forced && self.link.is_unlinked());
             if !news {
                 // With room, it is memory that TCP lacks: sk_stream_wait_memory() waits a moment then, too.
-                let limit = if ffi::ts_tcp_has_room(self.sk) {
+                let limit = if forced || ffi::ts_tcp_has_room(self.sk) {
                     ffi::ts_stall_jiffies()
                 } else {
                     left
                 };
-                let unused = ffi::ts_schedule_timeout(left.min(limit));
+                let unused = ffi::ts_sleep(self.call, left.min(limit));
                 if left != c_long::MAX {
                     self.timeout = Some(left.wrapping_sub(left.min(limit)).wrapping_add(unused));
                 }
@@ -527,12 +533,13 @@ impl<'a> Send<'a> {
         }
         self.waited_for_end = true;
         drop(tx);
+        self.kept.keep(self.link);
         let mut wait = Wait([0; 8]);
         // SAFETY: as in `sleep`.
         unsafe {
             ffi::ts_wait_begin(self.sk, &mut wait);
             if !View::of(self.sk, self.link).any(ENDED) {
-                ffi::ts_schedule_timeout(left.min(ffi::ts_stall_jiffies()));
+                ffi::ts_sleep(self.call, left.min(ffi::ts_stall_jiffies()));
             }
             ffi::ts_wait_end(self.sk, &mut wait);
         }
@@ -586,6 +593,7 @@ impl<'a> Send<'a> {
 
     /// Sleeps until there may be room, unless there is already. No lane lock held.
     fn sleep(&mut self) {
+        self.kept.keep(self.link);
         let mut wait = Wait([0; 8]);
         // SAFETY: the caller's own socket; `wait` stays on this frame until it is ended.
         unsafe {
@@ -607,7 +615,7 @@ impl<'a> Send<'a> {
         let stall = unsafe { ffi::ts_stall_jiffies() };
         if left <= stall || self.others_turn() || !self.link.may_grow(self.lane) {
             // SAFETY: as above.
-            self.timeout = Some(unsafe { ffi::ts_schedule_timeout(left) });
+            self.timeout = Some(unsafe { ffi::ts_sleep(self.call, left) });
             return;
         }
         let cons = self.lane.cursors.cons();
@@ -616,7 +624,7 @@ impl<'a> Send<'a> {
             self.waiting = Some((cons, unsafe { ffi::ts_clock_us() }));
         }
         // SAFETY: as above.
-        let unused = unsafe { ffi::ts_schedule_timeout(stall) };
+        let unused = unsafe { ffi::ts_sleep(self.call, stall) };
         // MAX_SCHEDULE_TIMEOUT stays what it is: it stands for "no timeout" (sock_intr_errno()).
         if left != c_long::MAX {
             self.timeout = Some(left.wrapping_sub(stall.wrapping_sub(unused)));

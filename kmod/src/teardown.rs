@@ -210,10 +210,10 @@ impl Unread {
         (sent, received): (u64, u64),
         how: c_uint,
     ) -> Result<(), c_int> {
-        let (queue, child) = (&mut self.0, how == ffi::BACK_CHILD);
+        let queue = &mut self.0;
         // SAFETY: the caller's own socket, whose lock comes after the lanes'.
         let result = unsafe {
-            ffi::ts_queue_insert(sk, queue, disconnects, bytes, border, sent, received, child)
+            ffi::ts_queue_insert(sk, queue, disconnects, bytes, border, sent, received, how)
         };
         if result == 0 { Ok(()) } else { Err(result) }
     }

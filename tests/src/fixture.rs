@@ -8,6 +8,7 @@ use std::time::Duration;
 use anyhow::{Context, Result, bail, ensure};
 use tcp_splice_world::netns::{Names, World};
 use tcp_splice_world::policy;
+use tcp_splice_world::steady::Steady;
 
 use crate::env::{Mode, SOON};
 
@@ -18,6 +19,7 @@ const KMEMLEAK: &str = "/sys/kernel/debug/kmemleak";
 pub struct Fixture {
     mode: Mode,
     _world: World,
+    _steady: Steady,
 }
 
 impl Fixture {
@@ -36,6 +38,7 @@ impl Fixture {
         Ok(Self {
             mode,
             _world: world,
+            _steady: Steady::hold()?,
         })
     }
 }

@@ -15,6 +15,9 @@ pub const ROOT_CGROUP: &str = "/sys/fs/cgroup";
 /// Module parameter: default size of later rings in KiB.
 pub const RING_KBYTES: &str = "/sys/module/tcp_splice/parameters/ring_kbytes";
 
+/// Module parameter: most memory of all rings in MiB, 0 for the default.
+pub const MEMORY_MBYTES: &str = "/sys/module/tcp_splice/parameters/memory_mbytes";
+
 /// Loads the module; already loaded is fine.
 pub fn load() -> Result<()> {
     run(&["modprobe", "tcp_splice"]).map(drop)
@@ -58,6 +61,7 @@ pub fn disable() -> Result<()> {
 pub fn restore() -> Result<()> {
     load()?;
     std::fs::write(RING_KBYTES, "64")?;
+    std::fs::write(MEMORY_MBYTES, "0")?;
     enable(&[])
 }
 

@@ -4,8 +4,8 @@
 //! The pipe's lock is held throughout, also while waiting, as in tcp_splice_read().
 
 use super::{Recv, Stop, To};
-use crate::ffi::{self, EAGAIN, ENOBUFS, Pipe, Sock};
-use crate::pair::Link;
+use crate::ffi::{self, Call, EAGAIN, ENOBUFS, Pipe, Sock};
+use crate::pair::{Kept, Link};
 use crate::ring::Ring;
 use crate::stats::Counter;
 use core::ffi::{c_int, c_ulong};
@@ -19,10 +19,11 @@ extern "C" fn tcp_splice_pipe(
     pipe: *mut Pipe,
     len: usize,
     flags: c_int,
-    disconnects: u32,
+    call: *mut Call,
 ) -> c_int {
-    // SAFETY: a call of this socket is running.
-    let (Some(link), true) = (unsafe { Link::from_word(link) }, len > 0) else {
+    // SAFETY: a call of this socket is running; this is its own.
+    let (link, disconnects) = unsafe { (Link::from_word(link), (*call).disconnects) };
+    let (Some(link), true) = (link, len > 0) else {
         return 0;
     };
     Recv {
@@ -32,7 +33,9 @@ extern "C" fn tcp_splice_pipe(
         to: To::Pipe(pipe),
         len,
         flags,
+        call,
         disconnects,
+        kept: Kept::NOT_YET,
         copied: 0,
         from_ring: 0,
         control: None,

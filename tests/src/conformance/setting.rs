@@ -5,6 +5,7 @@ use anyhow::{Context, Result, ensure};
 use tcp_splice_world::counters::{self, Counters};
 use tcp_splice_world::netns::{Names, World};
 use tcp_splice_world::policy;
+use tcp_splice_world::steady::Steady;
 use tcp_splice_world::waiting::SOON;
 
 use crate::ktap::Report;
@@ -18,6 +19,7 @@ const LEFT_OVER: &str = "machine/nothing_is_left_over";
 pub struct Setting {
     before: Option<Counters>,
     _world: Option<World>,
+    _steady: Steady,
 }
 
 impl Setting {
@@ -31,6 +33,7 @@ impl Setting {
         Ok(Self {
             before,
             _world: world,
+            _steady: Steady::hold()?,
         })
     }
 

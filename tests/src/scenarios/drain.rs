@@ -4,6 +4,7 @@
 use std::fs::File;
 use std::io::{Read, Write};
 use std::net::{Shutdown, TcpStream};
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread::{self, sleep};
 use std::time::Duration;
 
@@ -27,7 +28,12 @@ pub const ALL: &[Scenario] = &[
     Scenario::each("blocked_writers", blocked_writers),
     Scenario::each("blocked_splice", blocked_splice),
     Scenario::each("pollers", pollers),
-    Scenario::each("a_call_halfway_through", a_call_halfway_through).spliced_only(),
+    Scenario::some("a_call_halfway_through", a_call_halfway_through).reconfigures(),
+    Scenario::some("others_asleep", others_asleep).spliced_only(),
+    Scenario::some("children_come_and_go", children_come_and_go).limit(120),
+    Scenario::some("small_notsent_mark", small_notsent_mark),
+    Scenario::some("send_times_out", send_times_out),
+    Scenario::one("not_for_everybody", not_for_everybody).spliced_only(),
     Scenario::each("not_accepted_yet", not_accepted_yet),
     Scenario::each("closed_by_one_end", closed_by_one_end),
     Scenario::each("reset_with_unread_bytes", reset_with_unread_bytes),
@@ -53,13 +59,12 @@ fn drain(env: &Env) -> Result<()> {
     Ok(())
 }
 
+/// Within a grace period.
 fn nothing_is_held() -> Result<()> {
-    let now = Counters::read()?;
-    for name in ["pairs_alive", "endpoints_alive", "drained_in_calls"] {
-        let value = now.get(name)?;
-        ensure!(value == 0, "{name} is {value} after a drain");
-    }
-    Ok(())
+    wait_until("the module to hold no socket", || {
+        let now = Counters::read()?;
+        Ok(now.get("pairs_alive")? == 0 && now.get("endpoints_alive")? == 0)
+    })
 }
 
 /// What is sent now goes over TCP, both ways.
@@ -179,7 +184,11 @@ fn pollers(env: &Env) -> Result<Claim> {
     // A full socket becomes writeable when it is read.
     conn.client.set_nonblocking(true)?;
     let chunk = PATTERN.bytes(0, PART);
-    while (&conn.client).write(&chunk).is_ok() {}
+    // What TCP has under way makes room for a while.
+    while (&conn.client).write(&chunk).is_ok() {
+        while (&conn.client).write(&chunk).is_ok() {}
+        sleep(Duration::from_millis(50));
+    }
     let room = Watch::edge(&conn.client, libc::EPOLLOUT)?;
     room.expect_nothing()?;
     thread::scope(|scope| {
@@ -203,20 +212,44 @@ fn a_call_halfway_through(env: &Env) -> Result<Claim> {
     })?;
     PATTERN.write(&conn.client, 0, PART)?;
     reader.settle()?;
-    let error = run(&[CTL, "drain", "--timeout", "1"])
+    run(&[CTL, "drain"])?;
+    let error = run(&[CTL, "disable", "--drain", "--timeout", "1"])
         .err()
-        .context("the drain says that nobody is in a call")?;
+        .context("the tool says that nobody is in a call")?;
     ensure!(
-        error.to_string().contains("MSG_WAITALL"),
+        format!("{error:#}").contains("MSG_WAITALL"),
         "the tool does not say who keeps the module: {error:#}"
     );
     ensure!(!reader.finished(), "MSG_WAITALL was cut short");
+    ensure!(
+        run(&["rmmod", "tcp_splice"]).is_err(),
+        "the module went while a call was in it"
+    );
     PATTERN.write(&conn.client, PART as u64, PART)?;
     let got = reader.join()?;
     ensure!(got.len() == 2 * PART, "MSG_WAITALL returned {}", got.len());
     PATTERN.check(0, &got)?;
-    drain(env)?;
-    Ok(Claim::ring(PART).tcp(PART))
+    run(&[CTL, "disable", "--drain"])?;
+    run(&["rmmod", "tcp_splice"])?;
+    policy::restore()?;
+    Ok(Claim::untouched().after_reload())
+}
+
+/// Somebody asleep on a connection that stays spliced keeps nothing of those that are drained.
+fn others_asleep(env: &Env) -> Result<Claim> {
+    let (stays, goes) = (env.link.listen()?, env.link.listen()?);
+    let (stays, goes) = (env.conn_from(&stays)?, (env.conn_from(&goes)?, goes));
+    let socket = stays.server.try_clone()?;
+    let reader = Asleep::start(move || sys::recv(&socket, &mut [0; 10], 0))?;
+    let port = goes.1.local_addr()?.port().to_string();
+    run(&[CTL, "drain", "--timeout", "1", "--ports", &port])?;
+    wait_until("the drained pair to go", || {
+        Ok(Counters::read()?.get("pairs_alive")? == 1)
+    })?;
+    PATTERN.write(&stays.client, 0, 5)?;
+    ensure!(reader.join()? == 5, "the reader got something else");
+    exchange(&goes.0, 0)?;
+    Ok(Claim::ring(2).pairs(2).tcp(2 * PART))
 }
 
 /// The server finds in its accept queue what the client sent through TCP and the ring.
@@ -341,10 +374,9 @@ fn by_port(env: &Env) -> Result<Claim> {
         ring(&before)? >= 2 * PART as u64,
         "the other connection was drained as well"
     );
-    ensure!(
-        Counters::read()?.get("endpoints_alive")? == 2,
-        "other sockets than those with the port were let go of"
-    );
+    wait_until("the other connection alone to be held", || {
+        Ok(Counters::read()?.get("endpoints_alive")? == 2)
+    })?;
     Ok(Claim::ring(2 * PART).pairs(2).tcp(2 * PART))
 }
 
@@ -420,4 +452,133 @@ fn nothing_to_drain(_: &Env) -> Result<Claim> {
     run(&[CTL, "disable", "--drain"])?;
     policy::restore()?;
     Ok(Claim::untouched().after_reload())
+}
+
+/// Accepted and closed at once, or never accepted because the listener goes, while drains run all the time.
+fn children_come_and_go(env: &Env) -> Result<Claim> {
+    let stop = AtomicBool::new(false);
+    let rounds = thread::scope(|scope| -> Result<u64> {
+        let drainer = scope.spawn(|| {
+            let mut rounds = 0;
+            while env.spliced() && !stop.load(Ordering::Relaxed) {
+                let _ = run(&[CTL, "drain", "--timeout", "5"]);
+                rounds += 1;
+            }
+            rounds
+        });
+        let result = (0..60).try_for_each(|round| {
+            let listener = env.link.listen()?;
+            let clients = (0..20)
+                .map(|_| env.link.connect(&listener))
+                .collect::<Result<Vec<_>>>()?;
+            for client in &clients {
+                PATTERN.write(client, 0, 2000)?;
+            }
+            for client in clients.iter().take(20 - round % 20) {
+                let (server, _) = listener.accept()?;
+                PATTERN.write(client, 2000, 2000)?;
+                PATTERN.read(&server, 0, 4000)?;
+            }
+            Ok(())
+        });
+        stop.store(true, Ordering::Relaxed);
+        let rounds = drainer.join().expect("the draining thread panicked");
+        result.map(|()| rounds)
+    })?;
+    ensure!(
+        rounds > 3 || !env.spliced(),
+        "there were only {rounds} drains"
+    );
+    Ok(Claim::ring(0).pairs(100).tcp(60 * 20 * 4000))
+}
+
+/// What TCP_NOTSENT_LOWAT keeps out of TCP's buffer does not keep a call in the module.
+fn small_notsent_mark(env: &Env) -> Result<Claim> {
+    const LONG: usize = 3 << 20;
+    let conn = env.conn()?;
+    setsockopt(&conn.server, sockopt::RcvBuf, &65536)?;
+    sys::set_option(
+        &conn.client,
+        libc::IPPROTO_TCP,
+        libc::TCP_NOTSENT_LOWAT,
+        10_000,
+    )?;
+    let socket = conn.client.try_clone()?;
+    let writer = Asleep::start(move || sys::send(&socket, &PATTERN.bytes(0, LONG), 0))?;
+    drain(env)?;
+    PATTERN.read(&conn.server, 0, LONG)?;
+    ensure!(writer.join()? == LONG, "send() was cut short");
+    exchange(&conn, 0)?;
+    Ok(Claim::ring(50_000).tcp(LONG + 2 * PART))
+}
+
+/// With nothing sent it says EAGAIN when the time is over, drained or not.
+fn send_times_out(env: &Env) -> Result<Claim> {
+    let conn = env.conn()?;
+    for socket in [&conn.client, &conn.server] {
+        setsockopt(socket, sockopt::RcvBuf, &20_000)?;
+        setsockopt(socket, sockopt::SndBuf, &20_000)?;
+    }
+    conn.client.set_nonblocking(true)?;
+    let chunk = PATTERN.bytes(0, PART);
+    while (&conn.client).write(&chunk).is_ok() {}
+    conn.client.set_nonblocking(false)?;
+    sys::set_timeout(&conn.client, libc::SO_SNDTIMEO, 300)?;
+    let socket = conn.client.try_clone()?;
+    let writer =
+        Asleep::start(move || (&socket).write(&[0]).map_err(|error| error.raw_os_error()))?;
+    drain(env)?;
+    // Over TCP there may be room for that byte.
+    let result = writer.join();
+    ensure!(
+        matches!(result, Ok(1) | Err(Some(libc::EAGAIN))),
+        "a send() with a timeout returned {result:?}"
+    );
+    Ok(Claim::ring(2).tcp(1 << 20))
+}
+
+/// Root without CAP_NET_ADMIN may not, and wrong words change nothing.
+fn not_for_everybody(env: &Env) -> Result<Claim> {
+    const FILE: &str = "/proc/net/tcp_splice_drain";
+    let conn = env.conn()?;
+    for wrong in [
+        "ports=",
+        "ports=0",
+        "ports=1,,2",
+        "ports=70000",
+        "before=x",
+        "everything",
+        "before=1 else",
+        "ports=1\0",
+        &"x".repeat(600),
+    ] {
+        let error = std::fs::write(FILE, wrong)
+            .err()
+            .with_context(|| format!("{FILE} took {wrong:?}"))?;
+        let errno = error.raw_os_error();
+        ensure!(
+            [Some(libc::EINVAL), Some(libc::ERANGE)].contains(&errno),
+            "{FILE} refused {wrong:?} with {error}"
+        );
+    }
+    let error = run(&[
+        "setpriv",
+        "--bounding-set=-net_admin",
+        "--inh-caps=-net_admin",
+        CTL,
+        "drain",
+    ])
+    .err()
+    .context("drained without CAP_NET_ADMIN")?;
+    ensure!(
+        format!("{error:#}").contains("permitted"),
+        "without CAP_NET_ADMIN, drain says {error:#}"
+    );
+    let before = Counters::read()?;
+    exchange(&conn, 0)?;
+    ensure!(
+        Counters::read()?.since(&before).get("ring_bytes")? == 2 * PART as u64,
+        "the connection was drained"
+    );
+    Ok(Claim::ring(2 * PART))
 }

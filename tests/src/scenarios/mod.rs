@@ -11,6 +11,7 @@ mod edge;
 mod full;
 mod fuzz;
 mod grow;
+mod idle;
 mod lend;
 mod list;
 mod module;
@@ -26,6 +27,7 @@ mod takeover;
 mod tcpish;
 mod threads;
 mod transfer;
+mod upgrade;
 mod uring;
 mod volume;
 mod wake;
@@ -59,7 +61,9 @@ const GROUPS: &[(&str, &[Scenario])] = &[
     ("policy", policies::ALL),
     ("list", list::ALL),
     ("drain", drain::ALL),
+    ("idle", idle::ALL),
     ("module", module::ALL),
+    ("upgrade", upgrade::ALL),
     ("volume", volume::ALL),
     ("clients", clients::ALL),
 ];

@@ -1,0 +1,135 @@
+// SPDX-License-Identifier: GPL-2.0-only
+//! The memory of rings: it comes back when nothing is sent for a while, and there is a limit for all of them.
+
+use std::fs;
+use std::fs::File;
+use std::net::TcpStream;
+
+use anyhow::{Context, Result, ensure};
+use nix::fcntl::{SpliceFFlags, splice};
+use nix::unistd::pipe;
+use tcp_splice_world::counters::Counters;
+use tcp_splice_world::pattern::Pattern;
+use tcp_splice_world::policy::MEMORY_MBYTES;
+
+use crate::env::{Claim, Conn, Env, wait_until};
+use crate::scenario::Scenario;
+
+pub const ALL: &[Scenario] = &[
+    Scenario::each("memory_comes_back", memory_comes_back),
+    Scenario::some("unread_bytes_stay", unread_bytes_stay),
+    Scenario::some("lent_pages_stay", lent_pages_stay),
+    Scenario::one("limit_of_all_rings", limit_of_all_rings).reconfigures(),
+];
+
+const PATTERN: Pattern = Pattern::new(57);
+
+/// KiB that rings without chunks may have: their tables.
+const TABLES: u64 = 64;
+
+/// Waits until rings have at most `kbytes` KiB.
+fn wait_for_memory(env: &Env, kbytes: u64) -> Result<()> {
+    wait_until("idle rings to give their memory back", || {
+        Ok(!env.spliced() || env.counters()?.get("ring_kbytes_alive")? <= kbytes)
+    })
+}
+
+fn exchange(conn: &Conn, position: u64, length: usize) -> Result<()> {
+    PATTERN.write(&conn.client, position, length)?;
+    PATTERN.read(&conn.server, position, length)?;
+    PATTERN.write(&conn.server, position, length)?;
+    PATTERN.read(&conn.client, position, length)
+}
+
+/// Again and again, at the start of a chunk, in its middle and behind a ring that grew.
+fn memory_comes_back(env: &Env) -> Result<Claim> {
+    let conns = [env.conn()?, env.conn()?];
+    let mut position = 0;
+    for length in [1, 16_383, 16_384, 100, 150_000] {
+        for conn in &conns {
+            exchange(conn, position, length)?;
+        }
+        position += length as u64;
+        wait_for_memory(env, TABLES)?;
+    }
+    Ok(Claim::ring(4 * position as usize).pairs(2))
+}
+
+/// A ring that nobody reads is not idle, and the other direction is.
+fn unread_bytes_stay(env: &Env) -> Result<Claim> {
+    const LENGTH: usize = 40_000;
+    let conn = env.conn()?;
+    exchange(&conn, 0, LENGTH)?;
+    PATTERN.write(&conn.client, LENGTH as u64, LENGTH)?;
+    wait_for_memory(env, 64 + TABLES)?;
+    std::thread::sleep(std::time::Duration::from_secs(3));
+    PATTERN.read(&conn.server, LENGTH as u64, LENGTH)?;
+    wait_for_memory(env, TABLES)?;
+    exchange(&conn, 0, LENGTH)?;
+    Ok(Claim::ring(5 * LENGTH))
+}
+
+/// What a pipe has of a ring is the pipe's, whatever becomes of the ring.
+fn lent_pages_stay(env: &Env) -> Result<Claim> {
+    const LENGTH: usize = 16_384;
+    let conn = env.conn()?;
+    exchange(&conn, 0, 16_384)?;
+    let before = env.counters()?;
+    PATTERN.write(&conn.client, 0, LENGTH)?;
+    let (out, into) = pipe().context("failed to make a pipe")?;
+    let mut moved = 0;
+    while moved < LENGTH {
+        let flags = SpliceFFlags::empty();
+        moved += splice(&conn.server, None, &into, None, LENGTH - moved, flags)?;
+    }
+    ensure!(
+        !env.spliced() || env.since(&before)?.get("lent_bytes")? > 0,
+        "nothing was lent"
+    );
+    std::thread::sleep(std::time::Duration::from_secs(3));
+    exchange(&conn, 5, 100_000)?;
+    std::thread::sleep(std::time::Duration::from_secs(3));
+    exchange(&conn, 7, 100_000)?;
+    let mut out = File::from(out);
+    PATTERN.read(&mut out, 0, LENGTH)?;
+    wait_for_memory(env, TABLES)?;
+    exchange(&conn, 9, 1000)?;
+    Ok(Claim::ring(400_000))
+}
+
+/// Connections beyond it are TCP, and say why; nobody gets an error.
+fn limit_of_all_rings(env: &Env) -> Result<Claim> {
+    const CONNECTIONS: usize = 40;
+    const LENGTH: usize = 60_000;
+    let listener = env.link.listen()?;
+    let conns = (0..CONNECTIONS)
+        .map(|_| env.cold_from(&listener))
+        .collect::<Result<Vec<_>>>()?;
+    fs::write(MEMORY_MBYTES, "1").with_context(|| format!("failed to write {MEMORY_MBYTES}"))?;
+    let before = Counters::read()?;
+    let fill = |socket: &TcpStream| PATTERN.write(socket, 0, LENGTH);
+    for conn in &conns {
+        fill(&conn.client)?;
+        fill(&conn.server)?;
+    }
+    let now = Counters::read()?;
+    let held = now.get("ring_kbytes_alive")?;
+    ensure!(held <= 1024 + TABLES, "rings hold {held} KiB of 1 MiB");
+    let since = now.since(&before);
+    ensure!(
+        since.get("ring_bytes")? > 500_000 && since.get("tcp_bytes")? > 500_000,
+        "the limit was not met: {:?}",
+        since.moved()
+    );
+    for conn in &conns {
+        PATTERN.read(&conn.server, 0, LENGTH)?;
+        PATTERN.read(&conn.client, 0, LENGTH)?;
+    }
+    fs::write(MEMORY_MBYTES, "0")?;
+    for conn in &conns {
+        exchange(conn, 0, 1000)?;
+    }
+    Ok(Claim::ring(500_000)
+        .pairs(CONNECTIONS as u64)
+        .tcp(2 * CONNECTIONS * LENGTH))
+}
