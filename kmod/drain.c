@@ -54,13 +54,16 @@ static bool ts_drain_wants(const struct ts_drain *drain, const struct ts_endpoin
 /* How often, at intervals of 20 to 50 µs, a socket is looked at that somebody owns. */
 #define TS_OWNED_TRIES 40
 
-/* Locks a socket that nobody owns; @alone: which has no struct socket. May sleep, not for long; does not while it is locked. */
-bool ts_lock_unowned(struct sock *sk, bool alone)
+/*
+ * Locks a socket that nobody owns; @alone: which has no struct socket. @patient: may sleep, not for long; nobody sleeps while it is
+ * locked.
+ */
+bool ts_lock_unowned(struct sock *sk, bool alone, bool patient)
 {
 	unsigned int tries;
 	bool unfit;
 
-	for (tries = 0; tries < TS_OWNED_TRIES; tries++) {
+	for (tries = patient ? TS_OWNED_TRIES : 1; tries; tries--) {
 		local_bh_disable();
 		bh_lock_sock(sk);
 		unfit = alone && sk->sk_socket;
@@ -69,7 +72,8 @@ bool ts_lock_unowned(struct sock *sk, bool alone)
 		ts_unlock_unowned(sk);
 		if (unfit)
 			break;
-		usleep_range(20, 50);
+		if (patient)
+			usleep_range(20, 50);
 	}
 	return false;
 }
@@ -124,18 +128,17 @@ static void ts_take_off(struct sock *sk, struct ts_endpoint *ep)
 	}
 	ts_clear_user_data(sk, ep);
 	ts_endpoint_retire_all(ep);
-	atomic_long_inc(&ts_drained);
 }
 
 /* @alone: not accepted yet, or closed. Inside ts_calls, so that @listed stays, if it is still there at the first look. */
-static int ts_drain_locked(struct sock *sk, struct ts_endpoint *listed, bool alone)
+static int ts_drain_locked(struct sock *sk, struct ts_endpoint *listed, bool alone, bool patient)
 {
 	unsigned int how = alone ? TS_BACK_CHILD : TS_BACK_DRAINED;
 	bool closed, carries;
 	u32 disconnects = 0;
 	int err = -EAGAIN;
 
-	if (!ts_lock_unowned(sk, alone))
+	if (!ts_lock_unowned(sk, alone, patient))
 		return -EAGAIN;
 	closed = alone && sock_flag(sk, SOCK_DEAD);
 	carries = ts_carries(sk, listed);
@@ -146,7 +149,7 @@ static int ts_drain_locked(struct sock *sk, struct ts_endpoint *listed, bool alo
 		return -EAGAIN;
 	if (!closed && tcp_splice_hand_back(sk, (struct ts_endpoint_body *)listed->body, disconnects, how))
 		return -EAGAIN;
-	if (!ts_lock_unowned(sk, alone))
+	if (!ts_lock_unowned(sk, alone, patient))
 		return -EAGAIN;
 	/* Another thread may have been here, or have had the socket paired anew. */
 	if (ts_carries(sk, listed) && (closed || !listed->link)) {
@@ -162,6 +165,19 @@ static int ts_drain_locked(struct sock *sk, struct ts_endpoint *listed, bool alo
 	return err;
 }
 
+/* Offers do not live longer (LIFETIME of src/pairing.rs). */
+#define TS_GIVE_UP_NS (6 * NSEC_PER_SEC)
+
+/*
+ * A call on a socket, which keeps its file, found this endpoint there, and no link: an end whose other end was not offered, or one that
+ * was handed back. After a while nothing will come of it, and what we have put on the socket goes.
+ */
+void ts_give_up(struct sock *sk, struct ts_endpoint *ep)
+{
+	if (ktime_get_coarse_ns() - ep->made > TS_GIVE_UP_NS)
+		ts_drain_locked(sk, ep, false, false);
+}
+
 /* 0: the module has let go of it. The caller has a reference to the socket, and has announced itself in ts_drains. */
 static int ts_drain_sock(struct sock *sk, struct ts_endpoint *listed)
 {
@@ -171,7 +187,7 @@ static int ts_drain_sock(struct sock *sk, struct ts_endpoint *listed)
 	int err = -EAGAIN;
 
 	if (file || alone)
-		err = ts_drain_locked(sk, listed, alone);
+		err = ts_drain_locked(sk, listed, alone, true);
 	ts_calls_leave(calls);
 	/* Should it be the last reference by now, the socket is closed here, and now. */
 	if (file)
@@ -196,6 +212,8 @@ static int ts_drain_pass(const struct ts_drain *drain)
 		if (wanted) {
 			if (ts_drain_sock(sk, ep))
 				err = -EAGAIN;
+			else
+				atomic_long_inc(&ts_drained);
 			sock_put(sk);
 		}
 		if (signal_pending(current))

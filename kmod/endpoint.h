@@ -79,7 +79,8 @@ void ts_endpoint_retire_all(struct ts_endpoint *ep);
 void ts_endpoint_let_go_all(struct ts_endpoint *ep);
 
 /* drain.c */
-bool ts_lock_unowned(struct sock *sk, bool alone);
+bool ts_lock_unowned(struct sock *sk, bool alone, bool patient);
+void ts_give_up(struct sock *sk, struct ts_endpoint *ep);
 void ts_unlock_unowned(struct sock *sk);
 int ts_drain_init(void);
 void ts_drain_exit(void);

@@ -86,8 +86,11 @@ static noinline int ts_try_sendmsg(struct sock *sk, struct msghdr *msg, size_t s
 	unsigned int flags = msg->msg_flags, need = TS_NEED_NOTHING;
 	int sent = TS_BASE;
 
-	if (unlikely(!link))
+	if (unlikely(!link)) {
+		if (ep)
+			ts_give_up(sk, ep);
 		goto out;
+	}
 	/* What only segments can carry: urgent data, control messages, fast open's errors, zero-copy completions. */
 	if (unlikely(flags & MSG_OOB))
 		need = TS_NEED_TCP_FOR_GOOD;
@@ -125,8 +128,11 @@ static noinline int ts_try_recvmsg(struct sock *sk, struct msghdr *msg, size_t l
 		struct ts_endpoint *ep = ts_endpoint(sk);
 		unsigned long link = ep ? smp_load_acquire(&ep->link) : 0;
 
-		if (unlikely(!link))
+		if (unlikely(!link)) {
+			if (ep)
+				ts_give_up(sk, ep);
 			break;
+		}
 		call.disconnects = ep->disconnects;
 		copied = tcp_splice_recvmsg(link, sk, msg, len, flags, &call);
 		if (likely(copied != -ESTALE))

@@ -166,7 +166,7 @@ int ts_queue_insert(struct sock *sk, struct ts_queue *queue, u32 disconnects, u3
 
 	if (waits) {
 		lock_sock(sk);
-	} else if (!ts_lock_unowned(sk, child)) {
+	} else if (!ts_lock_unowned(sk, child, true)) {
 		ts_queue_free(queue);
 		return -EAGAIN;
 	}

@@ -9,7 +9,7 @@ use tcp_splice_world::pattern::Pattern;
 use tcp_splice_world::policy::{self, ROOT_CGROUP};
 use tcp_splice_world::program::run;
 
-use crate::env::{Claim, Conn, Env};
+use crate::env::{Claim, Conn, Env, wait_until};
 use crate::scenario::Scenario;
 
 pub const ALL: &[Scenario] = &[
@@ -17,6 +17,7 @@ pub const ALL: &[Scenario] = &[
     Scenario::each("ports", ports).reconfigures(),
     Scenario::each("loopback_only", loopback_only).reconfigures(),
     Scenario::each("one_end_in_the_cgroup", one_end_in_the_cgroup).reconfigures(),
+    Scenario::some("nothing_lasting_on_one_end", nothing_lasting_on_one_end).reconfigures(),
     Scenario::each("refusals_are_counted", refusals_are_counted).reconfigures(),
     Scenario::each("disable_keeps_pairs", disable_keeps_pairs).reconfigures(),
     Scenario::some("replaced_without_a_gap", replaced_without_a_gap).reconfigures(),
@@ -148,6 +149,25 @@ fn one_end_in_the_cgroup(env: &Env) -> Result<Claim> {
     exchange(&env.conn()?)?;
     policy::enable(&[])?;
     Ok(Claim::ring(2 * LENGTH))
+}
+
+/// The connecting end was offered in vain. Its offer is stale after five seconds, and the first call after that frees it.
+fn nothing_lasting_on_one_end(env: &Env) -> Result<Claim> {
+    let cgroup = Cgroup::new()?;
+    policy::enable_for(&cgroup.0, &[])?;
+    let listener = env.link.listen()?;
+    Cgroup::enter(&cgroup.0)?;
+    let conn = env.cold_from(&listener)?;
+    exchange(&conn)?;
+    let held = || Counters::read()?.get("endpoints_alive");
+    ensure!(held()? == 1, "{} sockets have an endpoint", held()?);
+    std::thread::sleep(std::time::Duration::from_millis(6500));
+    ensure!(held()? == 1, "the endpoint went before its socket was used");
+    exchange(&conn)?;
+    wait_until("the endpoint to go", || Ok(held()? == 0))?;
+    exchange(&conn)?;
+    policy::enable(&[])?;
+    Ok(Claim::untouched())
 }
 
 /// The accepting end looks for an offer that nobody made.
