@@ -11,5 +11,6 @@ pub mod picture;
 pub mod policy;
 pub mod program;
 pub mod sizes;
+pub mod space;
 pub mod sys;
 pub mod waiting;

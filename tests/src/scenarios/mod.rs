@@ -13,6 +13,7 @@ mod grow;
 mod lend;
 mod list;
 mod module;
+mod nat;
 mod params;
 mod passing;
 mod policies;
@@ -29,6 +30,7 @@ mod uring;
 mod volume;
 mod wake;
 
+use crate::attacks;
 use crate::scenario::Scenario;
 
 /// Each group with its name, in the order they run.
@@ -57,6 +59,15 @@ const GROUPS: &[(&str, &[Scenario])] = &[
     ("params", params::ALL),
     ("policy", policies::ALL),
     ("list", list::ALL),
+    ("nat", nat::redirect::ALL),
+    ("nat", nat::forward::ALL),
+    ("nat", nat::views::ALL),
+    ("attack", attacks::tenants::ALL),
+    ("attack", attacks::userns::ALL),
+    ("attack", attacks::repair::ALL),
+    ("attack", attacks::equal_numbers::ALL),
+    ("attack", attacks::tun::ALL),
+    ("attack", attacks::flood::ALL),
     ("module", module::ALL),
     ("volume", volume::ALL),
     ("clients", clients::ALL),
