@@ -283,6 +283,10 @@ mod tests {
                 .to_string()
                 .contains("modprobe tcp_splice")
         );
+        let enable = command.find_subcommand_mut("enable").unwrap();
+        for help in [enable.render_help(), enable.render_long_help()] {
+            assert!(help.to_string().contains("judged at each end"));
+        }
         for name in ["enable", "status", "disable"] {
             let sub = command.find_subcommand_mut(name).unwrap();
             for line in sub.render_help().to_string().lines() {

@@ -88,9 +88,11 @@ fn before_the_handshake(_env: &Env) -> Result<Claim> {
     let client = thread::scope(|scope| {
         let client = scope.spawn(|| tenant.connect(VICTIM));
         let (mine, yours) = watch.handshake(VICTIM)?;
-        attacker.order(&format!("{VICTIM} {mine} {yours}"))?;
-        moved_exactly(&before, &[REFUSED, ("offers_made", 0)])?;
+        let refused = attacker
+            .order(&format!("{VICTIM} {mine} {yours}"))
+            .and_then(|_| moved_exactly(&before, &[REFUSED, ("offers_made", 0)]));
         tenant.client.nft("delete table ip hold")?;
+        refused?;
         client.join().expect("client panicked")
     })?;
     let (server, _) = listener.accept()?;
