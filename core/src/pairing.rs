@@ -58,7 +58,9 @@ reasons! {
     Namespace = "namespace",
     /// More than one offer would fit.
     Ambiguous = "ambiguous",
-    /// The table of offers is full.
+    /// Its namespace had as many offers waiting as it may, and a newer one of the same namespace took the place.
+    Share = "share",
+    /// The table of offers was full, and one of a namespace with fewer took the place.
     TableFull = "table_full",
     /// No memory.
     NoMemory = "no_memory",

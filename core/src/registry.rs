@@ -5,12 +5,20 @@
 //! slot, a lookup looks at one set, and nothing has to be timed. On one host the accepting end always follows the connecting end
 //! (its ACK is sent after ACTIVE_ESTABLISHED ran), so only connecting ends wait here.
 //!
+//! A new offer always finds a place, if need be that of an older one. An honest offer is taken within microseconds, so whoever
+//! leaves offers lying about loses those. A namespace holds at most [`SHARE`] of a set, and one that holds much of a full set
+//! makes room for those that hold less: a flood in one namespace hurts nobody but itself.
+//!
 //! The caller provides the lock, a keyed hash of the two sequence numbers (so that nobody can aim at one set), and the time.
 
 use crate::pairing::{self, Facts, Refusal};
+use core::cmp::Reverse;
 
 /// Offers that share a set.
 pub const WAYS: usize = 8;
+
+/// Offers of one network namespace in a set.
+pub const SHARE: usize = WAYS / 2;
 
 /// One waiting offer.
 #[derive(Clone, Copy, Debug)]
@@ -30,29 +38,57 @@ impl Set {
     /// A set without offers.
     pub const EMPTY: Set = Set { ways: [None; WAYS] };
 
-    /// Puts an offer up until `expires`; `handle` is what [`Set::take`] returns for it. A stale slot is as good as an empty one.
+    /// Puts an offer up until `expires`, by which older and newer ones are told apart, too; `handle` is what [`Set::take`] returns
+    /// for it. A stale slot is as good as an empty one.
     ///
-    /// # Errors
-    ///
-    /// [`Refusal::TableFull`] when every way holds a fresh offer.
-    pub fn put(
-        &mut self,
-        facts: Facts,
-        handle: u64,
-        now: u64,
-        expires: u64,
-    ) -> Result<(), Refusal> {
-        let free = self
-            .ways
-            .iter_mut()
-            .find(|w| w.is_none_or(|o| o.expires <= now));
-        let way = free.ok_or(Refusal::TableFull)?;
-        *way = Some(Offer {
+    /// Returns why an older offer, if any, lost its place: [`Refusal::Share`] to one of its own namespace,
+    /// [`Refusal::TableFull`] to one of another.
+    pub fn put(&mut self, facts: Facts, handle: u64, now: u64, expires: u64) -> Option<Refusal> {
+        let offer = Offer {
             facts,
             handle,
             expires,
-        });
-        Ok(())
+        };
+        if self.held(facts.netns, now) < SHARE {
+            let free = self
+                .ways
+                .iter_mut()
+                .find(|w| w.is_none_or(|o| o.expires <= now));
+            if let Some(way) = free {
+                *way = Some(offer);
+                return None;
+            }
+        }
+        let loser = self.loser(facts.netns, now)?;
+        let way = self
+            .ways
+            .iter_mut()
+            .find(|w| w.is_some_and(|o| o.handle == loser.handle))?;
+        *way = Some(offer);
+        Some(if loser.facts.netns == facts.netns {
+            Refusal::Share
+        } else {
+            Refusal::TableFull
+        })
+    }
+
+    /// How many fresh offers a namespace has here.
+    fn held(&self, netns: u64, now: u64) -> usize {
+        let fresh = self.ways.iter().flatten().filter(|o| o.expires > now);
+        fresh.filter(|o| o.facts.netns == netns).count()
+    }
+
+    /// The fresh offer that goes when one of `netns` comes: the oldest of the namespace that would have most, of `netns` itself
+    /// rather than of its equals.
+    fn loser(&self, netns: u64, now: u64) -> Option<Offer> {
+        let fresh = self.ways.iter().flatten().filter(|o| o.expires > now);
+        let claim = |o: &&Offer| {
+            let own = o.facts.netns == netns;
+            let held = self.held(o.facts.netns, now);
+            let held = held.wrapping_add(usize::from(own));
+            (held, own, Reverse(o.expires))
+        };
+        fresh.max_by_key(claim).copied()
     }
 
     /// Finds the offer that `facts` completes and takes it out, returning its handle: an offer serves once.
@@ -92,81 +128,4 @@ impl Set {
 }
 
 #[cfg(all(test, not(loom)))]
-mod tests {
-    use super::*;
-
-    fn end(id: u64, write_seq: u32, rcv_nxt: u32) -> Facts {
-        let (txhash, peer) = (write_seq ^ 0x5555, rcv_nxt ^ 0x5555);
-        Facts {
-            id,
-            write_seq,
-            rcv_nxt,
-            txhash,
-            peer_hash: Some(peer),
-            netns: 1,
-            init_user_ns: true,
-        }
-    }
-
-    #[test]
-    fn an_offer_serves_once() {
-        let mut set = Set::EMPTY;
-        set.put(end(1, 10, 20), 1, 0, 5).unwrap();
-        assert_eq!(set.take(&end(2, 20, 10), 1).unwrap(), 1);
-        assert_eq!(set.take(&end(3, 20, 10), 1), Err(Refusal::NoOffer));
-    }
-
-    #[test]
-    fn a_stale_offer_is_not_served_and_makes_room() {
-        let mut set = Set::EMPTY;
-        for i in 0..WAYS as u64 {
-            set.put(end(i, 10, 20), i, 0, 5).unwrap();
-        }
-        assert_eq!(set.put(end(99, 10, 20), 99, 4, 9), Err(Refusal::TableFull));
-        assert_eq!(set.take(&end(100, 20, 10), 5), Err(Refusal::NoOffer));
-        set.put(end(99, 10, 20), 99, 5, 9).unwrap();
-        assert_eq!(set.take(&end(100, 20, 10), 6).unwrap(), 99);
-    }
-
-    #[test]
-    fn ambiguity_pairs_nobody() {
-        let mut set = Set::EMPTY;
-        set.put(end(1, 10, 20), 1, 0, 5).unwrap();
-        set.put(end(2, 10, 20), 2, 0, 5).unwrap();
-        assert_eq!(set.take(&end(3, 20, 10), 1), Err(Refusal::Ambiguous));
-        assert!(
-            set.withdraw(1) && set.withdraw(2),
-            "both offers are still there"
-        );
-    }
-
-    /// A hostile offer with the right sequence numbers neither pairs nor hides the honest one.
-    #[test]
-    fn a_forged_offer_does_not_shadow_the_true_one() {
-        for forged_first in [true, false] {
-            let mut set = Set::EMPTY;
-            let forged = Facts {
-                txhash: 0xdead,
-                ..end(66, 10, 20)
-            };
-            let (first, second) = if forged_first {
-                (forged, end(1, 10, 20))
-            } else {
-                (end(1, 10, 20), forged)
-            };
-            set.put(first, first.id, 0, 5).unwrap();
-            set.put(second, second.id, 0, 5).unwrap();
-            assert_eq!(set.take(&end(2, 20, 10), 1).unwrap(), 1);
-            assert_eq!(set.take(&end(3, 20, 10), 1), Err(Refusal::Witness));
-        }
-    }
-
-    #[test]
-    fn withdrawing_is_idempotent() {
-        let mut set = Set::EMPTY;
-        set.put(end(1, 10, 20), 1, 0, 5).unwrap();
-        assert!(set.withdraw(1));
-        assert!(!set.withdraw(1));
-        assert_eq!(set.take(&end(2, 20, 10), 1), Err(Refusal::NoOffer));
-    }
-}
+mod tests;

@@ -28,12 +28,18 @@ Examples:
 Exit status: 0 done, 1 failed, 2 wrong usage.";
 
 const ENABLE_EXAMPLES: &str = "\
+--ports and --loopback-only are judged at each end by the addresses and ports which that end sees, and a
+connection is spliced when both ends pass. Where NAT rewrites it, the ends see different ones: list both ports.
+
 Examples:
   # every local connection of every process
   tcp-splice-ctl enable --cgroup /sys/fs/cgroup
 
   # one service and its database: both ends have to be in the cgroup or below it
   tcp-splice-ctl enable --cgroup /sys/fs/cgroup/system.slice --ports 5432,6379
+
+  # a sidecar on port 15001 that gets connections to port 80 by redirection
+  tcp-splice-ctl enable --cgroup /sys/fs/cgroup --ports 80,15001
 
   # spin up to 50 microseconds before sleeping, with rings of up to 256 KiB
   tcp-splice-ctl enable --cgroup /sys/fs/cgroup --ports 6379 --busy-poll-us 50 --ring-kbytes 256";
@@ -191,9 +197,14 @@ pub struct Enable {
     #[arg(long, value_name = "PATH")]
     pub cgroup: PathBuf,
     /// Only connections between loopback addresses (127.0.0.0/8, ::1, ::ffff:127.0.0.0/104)
+    ///
+    /// As both ends see them: a port published on 127.0.0.1 that NAT leads into a container is not one.
     #[arg(long)]
     pub loopback_only: bool,
     /// Only connections with one of these ports at either end, up to 64 [default: all ports]
+    ///
+    /// Each end looks at the two ports that it sees. Where NAT changes a port, list it as the client sees it and as the server
+    /// does, for example 80,15001.
     #[arg(long, value_name = "LIST")]
     pub ports: Option<Ports>,
     /// Spin this long on the ring before a receive sleeps [default: the socket's SO_BUSY_POLL]
@@ -327,6 +338,10 @@ mod tests {
                 .to_string()
                 .contains("modprobe tcp_splice")
         );
+        let enable = command.find_subcommand_mut("enable").unwrap();
+        for help in [enable.render_help(), enable.render_long_help()] {
+            assert!(help.to_string().contains("judged at each end"));
+        }
         for name in ["enable", "status", "disable"] {
             let sub = command.find_subcommand_mut(name).unwrap();
             for line in sub.render_help().to_string().lines() {

@@ -26,7 +26,7 @@ const WORDS: [(&str, &str); 13] = [
 ];
 
 /// Why an offer was refused, by the last part of the counter's name.
-const REASONS: [(&str, &str); 15] = [
+const REASONS: [(&str, &str); 16] = [
     ("callback", "offered from a callback that cannot offer"),
     (
         "handshake",
@@ -46,6 +46,10 @@ const REASONS: [(&str, &str); 15] = [
     ("witness", "hash of the other end differs"),
     ("namespace", "network namespaces may not be joined"),
     ("ambiguous", "more than one other end would fit"),
+    (
+        "share",
+        "too many offers of its network namespace are waiting",
+    ),
     ("table_full", "too many offers are waiting"),
     ("no_memory", "no memory"),
 ];

@@ -189,13 +189,14 @@ fn offer(seen: &Seen, facts: Facts, mine: Endpoint) -> Result<(), Refusal> {
     let ep = endpoint(mine)?;
     // SAFETY: no requirements.
     let now = unsafe { ffi::ts_clock_us() };
-    // SAFETY: locked, within the program; `screen` saw both slots empty. An offer that finds no room leaves a socket that works
+    // SAFETY: locked, within the program; `screen` saw both slots empty. An offer that loses its place leaves a socket that works
     // as base does: its endpoint has no link and never will.
     unsafe { ffi::ts_install(seen.sk, ep) };
-    with_set(place, |set| {
+    let lost = with_set(place, |set| {
         set.put(facts, handle(ep), now, now.wrapping_add(LIFETIME))
-    })?;
+    });
     Counter::OffersMade.add(1);
+    lost.into_iter().for_each(stats::refused);
     Ok(())
 }
 

@@ -11,6 +11,7 @@ pub mod picture;
 pub mod policy;
 pub mod program;
 pub mod sizes;
+pub mod space;
 pub mod steady;
 pub mod sys;
 pub mod waiting;

@@ -4,6 +4,7 @@
 //! Each scenario runs in a process of its own, so that a hang or a crash is one failed test and nothing more. The options are
 //! those of `cargo test` (filters, `--list`, `--exact`, `--skip`), and `--plain`: over plain TCP, without the module.
 
+mod attacks;
 mod env;
 mod fixture;
 mod scenario;

@@ -103,13 +103,15 @@ fn join(hub: &str, name: &str, port: &str, host: u8) -> Result<()> {
 
 /// Runs `work` on a thread inside the namespace `name`; sockets made there stay there.
 pub fn within<T: Send>(name: &str, work: impl FnOnce() -> Result<T> + Send) -> Result<T> {
-    let enter = || {
-        let file = File::open(format!("/run/netns/{name}"))
-            .with_context(|| format!("failed to open namespace {name}"))?;
-        setns(&file, CloneFlags::CLONE_NEWNET)
-            .with_context(|| format!("failed to enter namespace {name}"))
-    };
+    let file = File::open(format!("/run/netns/{name}"))
+        .with_context(|| format!("failed to open namespace {name}"))?;
+    within_file(&file, work)
+}
+
+/// Runs `work` on a thread inside the namespace that `file` stands for.
+pub fn within_file<T: Send>(file: &File, work: impl FnOnce() -> Result<T> + Send) -> Result<T> {
     thread::scope(|scope| {
+        let enter = || setns(file, CloneFlags::CLONE_NEWNET).context("failed to enter a namespace");
         let thread = scope.spawn(move || enter().and_then(|()| work()));
         thread.join().expect("thread in namespace panicked")
     })

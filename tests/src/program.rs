@@ -1,16 +1,42 @@
 // SPDX-License-Identifier: GPL-2.0-only
 //! Running other programs: their output on success, their last words as an error otherwise.
 
-use std::process::{Child, Command, Stdio};
+use std::io::Write;
+use std::process::{Child, Command, Output, Stdio};
 
 use anyhow::{Context, Result, bail};
 
 /// Runs `argv` to its end and returns what it printed.
 pub fn run(argv: &[&str]) -> Result<String> {
-    let output = command(argv)
-        .stdin(Stdio::null())
-        .output()
-        .with_context(|| format!("failed to run {}", argv[0]))?;
+    let output = command(argv).stdin(Stdio::null()).output();
+    finished(
+        argv,
+        output.with_context(|| format!("failed to run {}", argv[0]))?,
+    )
+}
+
+/// As [`run`], with `input` to read.
+pub fn run_with(argv: &[&str], input: &str) -> Result<String> {
+    let mut command = command(argv);
+    command
+        .stdin(Stdio::piped())
+        .stdout(Stdio::piped())
+        .stderr(Stdio::piped());
+    let feed = |mut child: Child| {
+        let mut stdin = child.stdin.take().expect("asked for a pipe");
+        // A program that ends early says why itself.
+        let _ = stdin.write_all(input.as_bytes());
+        drop(stdin);
+        child.wait_with_output()
+    };
+    let output = command.spawn().and_then(feed);
+    finished(
+        argv,
+        output.with_context(|| format!("failed to run {}", argv[0]))?,
+    )
+}
+
+fn finished(argv: &[&str], output: Output) -> Result<String> {
     let text = String::from_utf8_lossy(&output.stdout).into_owned();
     if !output.status.success() {
         let errors = String::from_utf8_lossy(&output.stderr);

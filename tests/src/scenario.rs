@@ -10,6 +10,7 @@ use crate::link::{Family, Link};
 #[derive(Clone, Copy, Debug)]
 enum Links {
     Each,
+    Families,
     Some,
     One,
 }
@@ -46,6 +47,11 @@ impl Scenario {
         Self::new(name, body, Links::Each)
     }
 
+    /// Runs for each family, in namespaces of its own making.
+    pub const fn families(name: &'static str, body: Body) -> Self {
+        Self::new(name, body, Links::Families)
+    }
+
     /// Runs over IPv4 on loopback and IPv6 between namespaces, where all four would take too long.
     pub const fn some(name: &'static str, body: Body) -> Self {
         Self::new(name, body, Links::Some)
@@ -78,8 +84,8 @@ impl Scenario {
     pub fn runs(&self, mode: Mode, link: &Link) -> bool {
         let here = match (self.links, link.family, link.names.is_some()) {
             (Links::Each, ..) | (_, Family::V4, false) => true,
-            (Links::Some, Family::V6, true) => true,
-            (Links::Some | Links::One, ..) => false,
+            (Links::Families, _, false) | (Links::Some, Family::V6, true) => true,
+            (Links::Families | Links::Some | Links::One, ..) => false,
         };
         here && (mode == Mode::Spliced || !self.spliced_only)
     }

@@ -365,6 +365,25 @@ pub fn adopt(descriptor: RawFd) -> std::net::TcpStream {
     unsafe { std::os::fd::FromRawFd::from_raw_fd(descriptor) }
 }
 
+/// Opens a new TUN device of this name, or a TAP device, in the calling thread's network namespace.
+pub fn open_tun(name: &str, tap: bool) -> Result<std::fs::File> {
+    let file = std::fs::File::options()
+        .read(true)
+        .write(true)
+        .open("/dev/net/tun")?;
+    // SAFETY: an all-zero ifreq is valid.
+    let mut request: libc::ifreq = unsafe { std::mem::zeroed() };
+    for (to, from) in request.ifr_name.iter_mut().zip(name.bytes()).take(15) {
+        *to = from as libc::c_char;
+    }
+    let kind = if tap { libc::IFF_TAP } else { libc::IFF_TUN };
+    request.ifr_ifru.ifru_flags = (kind | libc::IFF_NO_PI) as libc::c_short;
+    // SAFETY: TUNSETIFF reads and writes one ifreq.
+    let result = unsafe { libc::ioctl(file.as_raw_fd(), libc::TUNSETIFF, &raw mut request) };
+    checked(result as isize)?;
+    Ok(file)
+}
+
 /// Memory that is not there: whoever touches it waits in a page fault until [`Absent::fill`].
 #[derive(Debug)]
 pub struct Absent {

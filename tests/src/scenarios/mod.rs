@@ -15,6 +15,7 @@ mod idle;
 mod lend;
 mod list;
 mod module;
+mod nat;
 mod params;
 mod passing;
 mod policies;
@@ -32,6 +33,7 @@ mod uring;
 mod volume;
 mod wake;
 
+use crate::attacks;
 use crate::scenario::Scenario;
 
 /// Each group with its name, in the order they run.
@@ -58,6 +60,15 @@ const GROUPS: &[(&str, &[Scenario])] = &[
     ("uring", uring::ALL),
     ("busy", busy::ALL),
     ("params", params::ALL),
+    ("nat", nat::redirect::ALL),
+    ("nat", nat::forward::ALL),
+    ("nat", nat::views::ALL),
+    ("attack", attacks::tenants::ALL),
+    ("attack", attacks::userns::ALL),
+    ("attack", attacks::repair::ALL),
+    ("attack", attacks::equal_numbers::ALL),
+    ("attack", attacks::tun::ALL),
+    ("attack", attacks::flood::ALL),
     ("policy", policies::ALL),
     ("list", list::ALL),
     ("drain", drain::ALL),
