@@ -5,6 +5,7 @@ use std::fs;
 use std::io::{BufRead, BufReader};
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
+use std::sync::Mutex;
 use std::time::Duration;
 
 use anyhow::{Context, Result, bail};
@@ -18,11 +19,19 @@ use crate::tally::Tally;
 use crate::ui::{self, Step};
 use crate::{VmOptions, accel, cache, checkout, host};
 
-/// The test programs in the order they run, and what their logs are called.
-const GUEST_TESTS: [(&str, &str); 3] = [
-    ("test", "tcp-splice-tests"),
+/// The test programs, and what their logs are called. The first takes longest.
+const GUEST_TESTS: [(&str, &str); 4] = [
+    ("test-loopback", "tcp-splice-tests loopback/"),
+    ("test-others", "tcp-splice-tests --skip loopback/"),
     ("conformance", "tcp-splice-conformance"),
     ("fuzz", "tcp-splice-conformance fuzz"),
+];
+
+/// What runs with a filter, in one boot.
+const FILTERED_TESTS: [&str; 3] = [
+    "tcp-splice-tests",
+    "tcp-splice-conformance",
+    "tcp-splice-conformance fuzz",
 ];
 
 /// A guest under emulation on a busy machine says hello within seconds; this is for the worst.
@@ -54,7 +63,7 @@ pub fn vm(options: &VmOptions, command: &[String]) -> Result<()> {
     } else {
         Job::Command(command)
     };
-    let outcome = prepare(options, Flavour::Usual)?.boot(options, &job, "vm")?;
+    let outcome = prepare(options, Flavour::Usual)?.boot(options, &job, "vm", true)?;
     guest::verdict_of(&outcome.complaints)
 }
 
@@ -119,7 +128,7 @@ pub fn demo(options: &VmOptions, more: &[String]) -> Result<()> {
         .map(str::to_owned)
         .chain(more.iter().cloned())
         .collect();
-    let outcome = prepared.boot(&options, &Job::Command(&command), "demo")?;
+    let outcome = prepared.boot(&options, &Job::Command(&command), "demo", true)?;
     guest::verdict_of(&outcome.complaints)
 }
 
@@ -139,7 +148,7 @@ pub fn compat(options: &VmOptions, more: &[String]) -> Result<()> {
         .map(str::to_owned)
         .chain(more.iter().cloned())
         .collect();
-    let outcome = prepared.boot(&options, &Job::Command(&command), "compat")?;
+    let outcome = prepared.boot(&options, &Job::Command(&command), "compat", true)?;
     guest::verdict_of(&outcome.complaints)
 }
 
@@ -218,7 +227,7 @@ impl Prepared {
     }
 
     /// Boots with this job; logs go to results/log, the guest's files to results/NAME.
-    pub fn boot(&self, options: &VmOptions, job: &Job, name: &str) -> Result<Outcome> {
+    pub fn boot(&self, options: &VmOptions, job: &Job, name: &str, loud: bool) -> Result<Outcome> {
         let machine = self.machine(options);
         let accel = self.accel(options)?;
         let shell = matches!(job, Job::Shell);
@@ -236,7 +245,7 @@ impl Prepared {
                 shell,
                 hello_limit: HELLO,
                 time_limit: (!shell).then_some(Duration::from_secs(options.time_limit)),
-                loud: true,
+                loud,
             };
             let outcome = boot.run()?;
             tries += 1;
@@ -268,33 +277,70 @@ fn bring_back(from: &Path, target: &Path) -> Result<()> {
     Ok(())
 }
 
-/// Each program in a boot of its own, so that what a lost boot costs is small; with a filter all in one, since little is run.
+/// Each program in a boot of its own, so that what a lost boot costs is small, and two at a time, since a test waits half of its time. With a
+/// filter all in one, since little is run.
 fn vm_tests(options: &VmOptions, filter: Option<&str>) -> Result<Tally> {
     let prepared = prepare(options, Flavour::Usual)?;
     if filter.is_some() {
-        let programs = GUEST_TESTS.map(|(_, program)| program);
-        return vm_test(&prepared, options, "test", payload::each(&programs, filter));
+        let script = payload::each(&FILTERED_TESTS, filter);
+        return vm_test(&prepared, options, "test", script, true);
     }
-    let mut tally = Tally::default();
-    for (name, program) in GUEST_TESTS {
-        tally += vm_test(&prepared, options, name, program.to_owned())?;
-    }
-    Ok(tally)
+    let options = VmOptions {
+        accel: Some(prepared.accel(options)?),
+        ..options.clone()
+    };
+    let (prepared, options) = (&prepared, &options);
+    let queue = Mutex::new(GUEST_TESTS.into_iter());
+    let work = |loud: bool| -> Result<Tally> {
+        let mut tally = Tally::default();
+        loop {
+            let next = queue.lock().expect("a test thread panicked").next();
+            let Some((name, program)) = next else {
+                return Ok(tally);
+            };
+            ui::line(format_args!("running {program}"));
+            tally += vm_test(prepared, options, name, program.to_owned(), loud)?;
+        }
+    };
+    let work = &work;
+    std::thread::scope(|scope| {
+        let other = scope.spawn(|| work(false));
+        let mut tally = work(true)?;
+        tally += other.join().expect("a test thread panicked")?;
+        Ok(tally)
+    })
 }
 
-fn vm_test(prepared: &Prepared, options: &VmOptions, name: &str, script: String) -> Result<Tally> {
+/// Not `loud`: what it printed comes when it has ended.
+fn vm_test(
+    prepared: &Prepared,
+    options: &VmOptions,
+    name: &str,
+    script: String,
+    loud: bool,
+) -> Result<Tally> {
     let command = [script];
     let lost = |outcome: &Outcome| {
         let mut complaints = outcome.complaints.iter();
         complaints.any(|line| line.contains(LOST_INT3))
     };
-    let mut outcome = prepared.boot(options, &Job::Command(&command), name)?;
+    let boot = || prepared.boot(options, &Job::Command(&command), name, loud);
+    let mut outcome = boot()?;
     for _ in 1..LOST_TRIES {
         if !lost(&outcome) {
             break;
         }
-        ui::line("the emulated kernel tripped over its own code patching: running this again");
-        outcome = prepared.boot(options, &Job::Command(&command), name)?;
+        ui::line(format_args!(
+            "{name}: the emulated kernel tripped over its own code patching: running this again"
+        ));
+        outcome = boot()?;
+    }
+    if !loud {
+        ui::line(format_args!(
+            "what {program} printed:",
+            program = command[0]
+        ));
+        println!("{}", outcome.output);
     }
     let mut tally = Tally::of_output(&outcome.output);
     let only_exit_status = outcome
@@ -305,7 +351,7 @@ fn vm_test(prepared: &Prepared, options: &VmOptions, name: &str, script: String)
         tally += Tally::ONE_FAILED;
     }
     for complaint in &outcome.complaints {
-        ui::line(format_args!("guest: {complaint}"));
+        ui::line(format_args!("{name}: {complaint}"));
     }
     Ok(tally)
 }

@@ -87,6 +87,7 @@ fn count(more: &[String]) -> Result<Figures> {
         &vm,
         &Job::Command(&command),
         "instructions",
+        true,
     )?;
     guest::verdict_of(&outcome.complaints)?;
     let results = checkout::dir().join("results/instructions");
