@@ -12,7 +12,8 @@
  * | closed, TCP not through | nobody; it may die meanwhile | the same |
  *
  * The socket is locked by its spinlock, when nobody owns it: the owner may be stuck in a page fault, and inet_csk_listen_stop() and
- * __tcp_close() want nobody to own theirs. Lane locks are tried for. What cannot be had soon is left for the next pass.
+ * __tcp_close() want nobody to own theirs. Lane locks are tried for. What cannot be had soon is left for the next pass. One thing is waited for:
+ * should a program close a socket with SO_LINGER at the moment at which its file is held here, it is this call that lingers.
  */
 #define pr_fmt(fmt) KBUILD_MODNAME ": " fmt
 
@@ -47,7 +48,8 @@ static bool ts_drain_wants(const struct ts_drain *drain, const struct ts_endpoin
 	/* Those that are superseded go with the newest one. */
 	if (ep->made > drain->before || READ_ONCE(ep->superseded))
 		return false;
-	return drain->all_ports || test_bit(READ_ONCE(sk->sk_num), drain->ports) ||
+	/* sk_num is 0 once TCP is through with it. */
+	return drain->all_ports || test_bit(ntohs(READ_ONCE(inet_sk(sk)->inet_sport)), drain->ports) ||
 	       test_bit(ntohs(READ_ONCE(sk->sk_dport)), drain->ports);
 }
 
@@ -203,14 +205,24 @@ static int ts_drain_pass(const struct ts_drain *drain)
 	int err = 0;
 
 	while ((node = ts_index_walk(&ts_endpoints, &walk))) {
-		struct ts_endpoint *ep = container_of(node, struct ts_endpoint, node);
-		struct sock *sk = ep->sk;
-		bool wanted = ts_drain_wants(drain, ep) && refcount_inc_not_zero(&sk->sk_refcnt);
+		struct ts_endpoint *wanted = NULL;
+		struct sock *sk = NULL;
+		unsigned int steps;
 
-		walk.place++;
+		for (steps = 0; node && !wanted && steps < TS_WALK_STEPS; steps++) {
+			struct ts_endpoint *ep = container_of(node, struct ts_endpoint, node);
+
+			if (ts_drain_wants(drain, ep) && refcount_inc_not_zero(&ep->sk->sk_refcnt)) {
+				wanted = ep;
+				sk = ep->sk;
+				walk.place++;
+			} else {
+				node = ts_index_next(&ts_endpoints, &walk, node);
+			}
+		}
 		ts_index_pause(&walk);
 		if (wanted) {
-			if (ts_drain_sock(sk, ep))
+			if (ts_drain_sock(sk, wanted))
 				err = -EAGAIN;
 			else
 				atomic_long_inc(&ts_drained);

@@ -4,6 +4,7 @@
 
 #include <linux/bug.h>
 #include <linux/siphash.h>
+#include <linux/sizes.h>
 #include <linux/uio.h>
 #include <net/sock.h>
 #include <net/tcp.h>
@@ -181,31 +182,39 @@ int ts_base_sendmsg(struct sock *sk, struct msghdr *msg, size_t size)
 	return tcp_prot.sendmsg(sk, msg, size);
 }
 
-/* More than this is not put into TCP's buffer beyond its limit. */
+/* Would base sendmsg find room? */
+bool ts_tcp_has_room(struct sock *sk)
+{
+	return READ_ONCE(sk->sk_wmem_queued) < READ_ONCE(sk->sk_sndbuf) && tcp_stream_memory_free(sk, 0);
+}
+
+/* A socket's buffer is not made to hold more than this beyond its limit. */
 #define TS_FORCE_MAX (16U << 20)
 
 /*
  * Base sendmsg for the rest of a message, some of which was sent already: it does not wait, raises no signal, and an error that it would
  * take off the socket stays for the next call. @force: whatever TCP's buffer has room for, so that the call can end. -EPIPE also when the
- * connection that @disconnects is of has ended.
+ * connection that @disconnects is of has ended. @starved: it was not room in the buffer that was missing.
  */
-int ts_base_sendmsg_rest(struct sock *sk, struct msghdr *msg, size_t size, u32 disconnects, bool force)
+int ts_base_sendmsg_rest(struct sock *sk, struct msghdr *msg, size_t size, u32 disconnects, bool force, bool *starved)
 {
 	unsigned int flags = msg->msg_flags;
 	struct tcp_sock *tp = tcp_sk(sk);
 	int sndbuf, err, sent = -EPIPE;
 	u32 lowat;
 
-	force &= size <= TS_FORCE_MAX;
+	*starved = false;
 	msg->msg_flags |= MSG_DONTWAIT | MSG_NOSIGNAL;
 	lock_sock(sk);
+	force &= (u64)sk->sk_wmem_queued + size <= TS_FORCE_MAX;
 	if (sk->sk_disconnects != disconnects)
 		goto out;
 	sndbuf = sk->sk_sndbuf;
 	lowat = tp->notsent_lowat;
 	err = sk->sk_err;
 	if (force) {
-		WRITE_ONCE(sk->sk_sndbuf, INT_MAX);
+		/* Segments cost more than their bytes, small ones a multiple. */
+		WRITE_ONCE(sk->sk_sndbuf, max_t(int, sndbuf, sk->sk_wmem_queued + 4 * (int)size + SZ_1M));
 		WRITE_ONCE(tp->notsent_lowat, UINT_MAX);
 	}
 	sent = tcp_sendmsg_locked(sk, msg, size);
@@ -215,16 +224,12 @@ int ts_base_sendmsg_rest(struct sock *sk, struct msghdr *msg, size_t size, u32 d
 	}
 	if (sent < 0 && err && !sk->sk_err)
 		WRITE_ONCE(sk->sk_err, err);
+	/* Now, since releasing the lock may make room. */
+	*starved = sent != size && ts_tcp_has_room(sk);
 out:
 	release_sock(sk);
 	msg->msg_flags = flags;
 	return sent;
-}
-
-/* Would base sendmsg find room? */
-bool ts_tcp_has_room(struct sock *sk)
-{
-	return READ_ONCE(sk->sk_wmem_queued) < READ_ONCE(sk->sk_sndbuf) && tcp_stream_memory_free(sk, 0);
 }
 
 /* Base recvmsg as a part of ours: the control messages of the last one count, as if it had been the only one. */

@@ -125,7 +125,7 @@ size_t ts_copy_from_iter(void *to, size_t bytes, struct msghdr *msg);
 size_t ts_copy_to_iter(const void *from, size_t bytes, struct msghdr *msg);
 void ts_iov_iter_revert(struct msghdr *msg, size_t bytes);
 int ts_base_sendmsg(struct sock *sk, struct msghdr *msg, size_t size);
-int ts_base_sendmsg_rest(struct sock *sk, struct msghdr *msg, size_t size, u32 disconnects, bool force);
+int ts_base_sendmsg_rest(struct sock *sk, struct msghdr *msg, size_t size, u32 disconnects, bool force, bool *starved);
 int ts_base_recvmsg_nowait(struct sock *sk, struct msghdr *msg, size_t len, int flags);
 int ts_base_peek_nowait(struct sock *sk, struct msghdr *msg, size_t len, int flags, int offset);
 

@@ -25,6 +25,9 @@ struct ts_node {
 	u64 serial;
 };
 
+/* After so many nodes a walker pauses. */
+#define TS_WALK_STEPS	64
+
 /* Begins as zeroes. */
 struct ts_walk {
 	u64 place;

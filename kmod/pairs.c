@@ -140,21 +140,26 @@ static DECLARE_DELAYED_WORK(ts_idle, ts_idle_work);
 static void ts_idle_work(struct work_struct *work)
 {
 	struct ts_walk walk = {};
-	struct ts_node *node = ts_index_walk(&ts_listed, &walk);
+	struct ts_node *node;
 
-	while (node) {
-		struct ts_pair *pair = container_of(node, struct ts_pair, node);
-		struct ts_pair_body *body = (struct ts_pair_body *)pair->body;
+	while ((node = ts_index_walk(&ts_listed, &walk))) {
+		struct ts_pair_body *idle = NULL;
+		unsigned int steps;
 
-		if (!tcp_splice_hold_if_idle(body)) {
-			node = ts_index_next(&ts_listed, &walk, node);
-			continue;
+		for (steps = 0; node && !idle && steps < TS_WALK_STEPS; steps++) {
+			struct ts_pair *pair = container_of(node, struct ts_pair, node);
+
+			if (tcp_splice_hold_if_idle((struct ts_pair_body *)pair->body)) {
+				idle = (struct ts_pair_body *)pair->body;
+				walk.place++;
+			} else {
+				node = ts_index_next(&ts_listed, &walk, node);
+			}
 		}
-		walk.place++;
 		ts_index_pause(&walk);
-		tcp_splice_rest(body);
+		if (idle)
+			tcp_splice_rest(idle);
 		cond_resched();
-		node = ts_index_walk(&ts_listed, &walk);
 	}
 	if (ts_rings_have_memory())
 		ts_idle_watch();

@@ -30,8 +30,7 @@ pub fn drain(ports: Option<&Ports>, timeout: Duration) -> Result<u64> {
     loop {
         match file.write(line.as_bytes()) {
             Ok(_) => return Ok(drained().saturating_sub(before)),
-            Err(error) if error.kind() == io::ErrorKind::WouldBlock => {}
-            Err(error) if error.kind() == io::ErrorKind::Interrupted => continue,
+            Err(error) if is_not_yet(&error) => {}
             Err(error) => return Err(error).with_context(|| format!("failed to write {path}")),
         }
         let seconds = timeout.as_secs();
@@ -39,10 +38,22 @@ pub fn drain(ports: Option<&Ports>, timeout: Duration) -> Result<u64> {
     }
 }
 
-/// Until the module can be unloaded: nothing is offered any more, all sockets were drained, and calls that began before have ended.
+fn is_not_yet(error: &io::Error) -> bool {
+    [io::ErrorKind::WouldBlock, io::ErrorKind::Interrupted].contains(&error.kind())
+}
+
+/// Until the module can be unloaded: nothing is offered any more, all sockets were drained, and calls that began before have ended. A
+/// connection that was being offered when the policy went may have come behind the drain, so there are more of them.
 pub fn release(timeout: Duration) -> Result<()> {
+    let (path, mut file) = host::drain_file()?;
     let mut wait = Wait::new(timeout, "calls that began before");
     while let Some(users @ 1..) = host::module_users() {
+        match file.write(b"\n") {
+            Err(error) if !is_not_yet(&error) => {
+                return Err(error).with_context(|| format!("failed to write {path}"));
+            }
+            _ => {}
+        }
         let seconds = timeout.as_secs();
         ensure!(wait.more(), Fault::StillUsed { users, seconds });
     }

@@ -201,6 +201,7 @@ unsafe extern "C" {
         size: usize,
         disconnects: u32,
         force: bool,
+        starved: *mut bool,
     ) -> c_int;
     pub(crate) fn ts_tcp_has_room(sk: *mut Sock) -> bool;
     /// Sleeps for the socket's lock and page faults only.

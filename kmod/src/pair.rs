@@ -32,6 +32,9 @@ pub(crate) const PIECE: u64 = 8192;
 /// A ring grows up to this many bytes; beyond it stands the largest `ring_kbytes`.
 const GROWN_MAX: u64 = 16 << 20;
 
+/// No count of bytes.
+const NEVER: u64 = u64::MAX;
+
 /// A level-triggered poller found nothing, and sleeps or will.
 const WATCHED: u32 = 1;
 /// It was woken ahead and has not looked again.
@@ -46,7 +49,8 @@ struct Sending {
     /// As `/proc/net/tcp_splice` shows them; written under the send lock, read without.
     wakes: AtomicU32,
     stalls: AtomicU32,
-    /// Bytes published when `Pair::is_idle` looked last, and when the ring was given its last rest. One writer: the worker of `idle.c`.
+    /// Bytes published when `Pair::is_idle` looked last (one writer: the worker of `pairs.c`), and when the ring was given its last rest
+    /// (under the send lock).
     seen: AtomicU64,
     rested: AtomicU64,
 }
@@ -250,6 +254,11 @@ impl Lane {
         Reason::from_number(self.reason.load(Ordering::Relaxed))
     }
 
+    /// Sender: the ring may have memory although nothing was published.
+    pub(crate) fn has_memory_again(&self, _tx: &mut Tx) {
+        self.sending.rested.store(NEVER, Ordering::Relaxed);
+    }
+
     /// Sender: its bytes found somebody to wake.
     pub(crate) fn count_wake(&self, _tx: &mut Tx) {
         one_more(&self.sending.wakes);
@@ -407,7 +416,9 @@ impl Pair {
             // With the send lock held nothing comes; whoever has read everything has given it back.
             if let Some(ring) = lane.ring().filter(|_| lane.cursors.cons() == tx.prod) {
                 ring.rest(&mut tx, &lane.lends);
-                lane.sending.rested.store(tx.prod, Ordering::Relaxed);
+                // Looked at again while a pipe has something of it.
+                let rested = if tx.lent.is_empty() { tx.prod } else { NEVER };
+                lane.sending.rested.store(rested, Ordering::Relaxed);
             }
         }
     }

@@ -76,6 +76,10 @@ impl Lent {
         next: 0,
     };
 
+    pub(crate) fn is_empty(&self) -> bool {
+        self.out == 0
+    }
+
     fn places(&mut self) -> &mut [*mut u8] {
         match self.places {
             // SAFETY: `make_room` made as many, zeroed, and this is the only way to them.

@@ -225,11 +225,19 @@ impl<'a> Send<'a> {
             if View::of(self.sk, self.link).any(ENDED) {
                 return self.copied as c_int;
             }
-            let forced = self.link.is_unlinked();
+            let forced = self.is_drained();
+            let mut starved = false;
             // SAFETY: as the kernel would have called it; the iterator stands at the rest.
             let sent = unsafe {
                 let (rest, disconnects) = (self.rest(), self.disconnects);
-                ffi::ts_base_sendmsg_rest(self.sk, self.msg, rest, disconnects, forced)
+                ffi::ts_base_sendmsg_rest(
+                    self.sk,
+                    self.msg,
+                    rest,
+                    disconnects,
+                    forced,
+                    &mut starved,
+                )
             };
             self.count_tcp(sent);
             let full = sent > 0 || sent == -EAGAIN;
@@ -238,12 +246,18 @@ impl<'a> Send<'a> {
             {
                 return self.copied as c_int;
             }
-            self.wait_for_tcp(forced);
+            self.wait_for_tcp(forced, starved);
         }
     }
 
+    /// The module has let go of this socket.
+    fn is_drained(&self) -> bool {
+        let reason = self.link.inbound().handed_back();
+        self.link.is_unlinked() && reason == Some(Reason::Drained)
+    }
+
     /// Until TCP has room, or at least should be asked again. No lane lock held.
-    fn wait_for_tcp(&mut self, forced: bool) {
+    fn wait_for_tcp(&mut self, forced: bool, starved: bool) {
         let left = self.timeout();
         self.kept.keep(self.link);
         let mut wait = Wait([0; 8]);
@@ -253,10 +267,11 @@ impl<'a> Send<'a> {
             ffi::ts_set_nospace(self.sk);
             let news = View::of(self.sk, self.link).any(ENDED)
                 || ffi::ts_disconnects(self.sk) != self.disconnects
-                || (!forced && self.link.is_unlinked());
+                || (!forced && self.is_drained())
+                || (!forced && !starved && ffi::ts_tcp_has_room(self.sk));
             if !news {
-                // With room, it is memory that TCP lacks: sk_stream_wait_memory() waits a moment then, too.
-                let limit = if forced || ffi::ts_tcp_has_room(self.sk) {
+                // Where it is memory that TCP lacks, sk_stream_wait_memory() waits a moment, too.
+                let limit = if forced || starved {
                     ffi::ts_stall_jiffies()
                 } else {
                     left
@@ -341,7 +356,10 @@ impl<'a> Send<'a> {
         // SAFETY: send lock held, `room` bytes from `prod` on are free, the message is the caller's.
         let bytes = match unsafe { ring.fill(tx, &self.lane.cursors, &self.lane.lends, room, self.msg) } {
             Copied::Bytes(bytes) => bytes,
-            Copied::Fault => return Step::Fault,
+            Copied::Fault => {
+                self.lane.has_memory_again(tx);
+                return Step::Fault;
+            }
             Copied::NoMemory => {
                 self.link.leave(tx, Reason::Memory);
                 return Step::Tcp;
