@@ -1,0 +1,214 @@
+// SPDX-License-Identifier: GPL-2.0-only
+//! What connections cost that do nothing: memory, and the time to list them.
+
+use std::fs;
+use std::thread::sleep;
+use std::time::{Duration, Instant};
+
+use anyhow::{Context, Result, ensure};
+use serde::Serialize;
+use tcp_splice_world::counters::Counters;
+use tcp_splice_world::policy;
+use tcp_splice_world::program::run;
+
+use super::crowd::Crowd;
+use super::{Options, table};
+use crate::stats::{Summary, short};
+
+/// Bytes that each connection carries each way.
+const SIZE: usize = 1024;
+/// Rings were promised to give their memory back after two seconds.
+const REST: Duration = Duration::from_secs(15);
+/// Times that the list is made.
+const LISTS: usize = 5;
+/// The module's list.
+const LIST: &str = "/proc/net/tcp_splice";
+
+/// Memory of the whole machine.
+#[derive(Clone, Copy, Debug, Serialize)]
+struct Memory {
+    /// KiB available (`MemAvailable`).
+    available: i64,
+    /// KiB in slabs.
+    slab: i64,
+    /// KiB that the module's counter says are in rings.
+    rings: i64,
+}
+
+impl Memory {
+    fn now() -> Result<Self> {
+        fs::write("/proc/sys/vm/drop_caches", "3").context("failed to drop caches")?;
+        let text = fs::read_to_string("/proc/meminfo").context("failed to read /proc/meminfo")?;
+        let field = |name: &str| {
+            let mut lines = text.lines();
+            let line = lines.find_map(|line| line.strip_prefix(name)?.strip_prefix(':'));
+            let kbytes = line.and_then(|line| line.split_whitespace().next()?.parse().ok());
+            kbytes.with_context(|| format!("failed to find {name} in /proc/meminfo"))
+        };
+        Ok(Self {
+            available: field("MemAvailable")?,
+            slab: field("Slab")?,
+            rings: i64::try_from(Counters::read()?.get("ring_kbytes_alive")?)?,
+        })
+    }
+
+    /// What has been taken since `before`.
+    fn taken_since(self, before: Self) -> Self {
+        Self {
+            available: before.available - self.available,
+            slab: self.slab - before.slab,
+            rings: self.rings - before.rings,
+        }
+    }
+}
+
+/// What a crowd took, in its states.
+#[derive(Clone, Copy, Debug, Serialize)]
+struct Taken {
+    unused: Memory,
+    used: Memory,
+    rested: Memory,
+}
+
+/// Idle connections, plain and spliced.
+#[derive(Debug, Serialize)]
+pub struct Idle {
+    connections: usize,
+    plain: Taken,
+    spliced: Taken,
+    /// Seconds after the traffic until no ring held memory.
+    rings_gone_after: f64,
+    /// Seconds that `tcp-splice-ctl list --json` took for all of them, each time.
+    list: Vec<f64>,
+    /// Seconds that reading the module's list took.
+    read: Vec<f64>,
+}
+
+impl Idle {
+    /// Plain connections first, then as many spliced ones, whose list is made.
+    pub fn measure(options: &Options) -> Result<Self> {
+        let connections = options.idle;
+        policy::restore()?;
+        // What the kernel makes once and keeps is made before.
+        Crowd::new(connections)?.close()?;
+        policy::disable()?;
+        let (plain, _) = taken(connections, 0, |_| Ok(()))?;
+        policy::enable(&[])?;
+        let (mut list, mut read) = (Vec::new(), Vec::new());
+        let (spliced, rings_gone_after) = taken(connections, connections, |_| {
+            for _ in 0..LISTS {
+                list.push(seconds(|| listed(connections))?);
+                read.push(seconds(|| Ok(fs::read(LIST).map(drop)?))?);
+            }
+            Ok(())
+        })?;
+        Ok(Self {
+            connections,
+            plain,
+            spliced,
+            rings_gone_after,
+            list,
+            read,
+        })
+    }
+
+    /// Tables.
+    pub fn text(&self) -> String {
+        let each = |kbytes: i64| kbytes as f64 / self.connections as f64;
+        let (plain, spliced) = (self.plain, self.spliced);
+        let states = [
+            ("before traffic", plain.unused, spliced.unused),
+            ("right after 1 KiB each way", plain.used, spliced.used),
+            ("when the rings had rested", plain.rested, spliced.rested),
+        ];
+        let rows = states.map(|(name, plain, spliced)| {
+            let figures = [
+                each(plain.available),
+                each(spliced.available),
+                each(spliced.available - plain.available),
+                each(spliced.slab - plain.slab),
+                each(spliced.rings),
+            ];
+            let figures = figures.iter().map(|figure| format!("{figure:.2}"));
+            [name.to_owned()].into_iter().chain(figures).collect()
+        });
+        let header = [
+            "KiB of each connection",
+            "plain",
+            "spliced",
+            "beyond plain",
+            "of it in slabs",
+            "in rings",
+        ];
+        let [list, read] = [&self.list, &self.read].map(|times| {
+            Summary::of(times).map_or_else(String::new, |Summary { median, min, max }| {
+                format!("{} s ({}..{})", short(median), short(min), short(max))
+            })
+        });
+        format!(
+            "Idle connections: {} plain ones, then as many spliced ones, both ends in one process; MemAvailable less than before\n{}\n\
+             No ring held memory {:.1} s after the traffic.\n\
+             tcp-splice-ctl list --json of all: {list}; of that, reading {LIST}: {read}",
+            self.connections,
+            table(&header, rows.into()),
+            self.rings_gone_after
+        )
+    }
+}
+
+/// What a crowd takes, and how long after its traffic no ring held memory any more. Does `more` at the end.
+fn taken(
+    connections: usize,
+    spliced: usize,
+    more: impl FnOnce(&Crowd) -> Result<()>,
+) -> Result<(Taken, f64)> {
+    let before = Memory::now()?;
+    let counters = Counters::read()?;
+    let crowd = Crowd::new(connections)?;
+    let unused = Memory::now()?.taken_since(before);
+    crowd.exchange(SIZE)?;
+    let idle_since = Instant::now();
+    let used = Memory::now()?.taken_since(before);
+    let moved = Counters::read()?.since(&counters);
+    ensure!(
+        moved.get("pairs_made")? == spliced as u64
+            && moved.get("ring_bytes")? == (2 * SIZE * spliced) as u64,
+        "{connections} connections, {spliced} of them spliced, did this to the counters: {:?}",
+        moved.moved()
+    );
+    while Counters::read()?.get("ring_kbytes_alive")? > 0 {
+        ensure!(
+            idle_since.elapsed() < REST,
+            "rings hold memory {REST:?} after the traffic: {:?}",
+            Counters::read()?.moved()
+        );
+        sleep(Duration::from_millis(50));
+    }
+    let gone_after = idle_since.elapsed().as_secs_f64();
+    let rested = Memory::now()?.taken_since(before);
+    more(&crowd)?;
+    crowd.close()?;
+    let taken = Taken {
+        unused,
+        used,
+        rested,
+    };
+    Ok((taken, gone_after))
+}
+
+fn seconds(work: impl FnOnce() -> Result<()>) -> Result<f64> {
+    let begun = Instant::now();
+    work()?;
+    Ok(begun.elapsed().as_secs_f64())
+}
+
+/// The list has to be complete.
+fn listed(connections: usize) -> Result<()> {
+    let text = run(&[policy::CTL, "list", "--json"])?;
+    let found = text.matches("\"client\":").count();
+    ensure!(
+        found == connections,
+        "{found} of {connections} connections are in the list"
+    );
+    Ok(())
+}
