@@ -40,7 +40,7 @@ pub struct Options {
     #[arg(long, default_value_t = 9)]
     rounds: usize,
     /// Connections of each kind in a round
-    #[arg(long, default_value_t = 1000)]
+    #[arg(long, default_value_t = 500)]
     connections: usize,
     /// Idle connections whose memory is measured
     #[arg(long, default_value_t = 10_000)]
@@ -49,7 +49,7 @@ pub struct Options {
     #[arg(long, value_delimiter = ',', default_values_t = [10, 1000, 10_000, 100_000])]
     among: Vec<usize>,
     /// Round trips in a round
-    #[arg(long, default_value_t = 4000)]
+    #[arg(long, default_value_t = 3000)]
     round_trips: usize,
     /// A line about the host, for the head of the report
     #[arg(long, default_value = "")]

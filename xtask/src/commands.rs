@@ -36,6 +36,8 @@ const COMPAT_SECONDS: u64 = 3000;
 
 /// MiB: a hundred thousand spliced connections have to exist.
 const COSTS_MEMORY: u32 = 8192;
+/// Making so many takes its time in emulation.
+const COSTS_SECONDS: u64 = 3600;
 
 /// Boots before giving up. Emulation on several threads sometimes loses to the kernel patching its own code while it starts ("Oops:
 /// int3"). Nothing of ours is loaded before the guest's first program says hello, so nothing of ours can be hidden by this.
@@ -133,6 +135,7 @@ pub fn demo(options: &VmOptions, more: &[String]) -> Result<()> {
 pub fn costs(options: &VmOptions, more: &[String]) -> Result<()> {
     let options = VmOptions {
         memory: options.memory.max(COSTS_MEMORY),
+        time_limit: options.time_limit.max(COSTS_SECONDS),
         ..options.clone()
     };
     let prepared = prepare(&options, Flavour::Usual)?;
