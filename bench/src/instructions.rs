@@ -41,6 +41,9 @@ pub struct Options {
     /// Windows of each figure in a round
     #[arg(long, default_value_t = 5)]
     windows: usize,
+    /// Also keep the kernel's symbols, as they are at the end
+    #[arg(long)]
+    symbols: bool,
     /// Only cells whose name contains this; may be given several times
     #[arg(long)]
     only: Vec<String>,
@@ -92,6 +95,10 @@ pub fn run(options: &Options) -> Result<()> {
     for _ in 0..options.rounds {
         cells(options, &mut figures)?;
         groups(options, &mut figures)?;
+    }
+    if options.symbols {
+        let to = options.out.join("symbols");
+        fs::copy("/proc/kallsyms", to).context("failed to keep the kernel's symbols")?;
     }
     let windows = Windows {
         machine: Machine::detect(None),

@@ -141,7 +141,8 @@ impl VmOptions {
         Self {
             accel: Some(qemu::Accel::Tcg),
             cpus: 1,
-            memory: 2048,
+            // A hundred thousand connections have to exist.
+            memory: 4096,
             time_limit: 3600,
             append: "nokaslr norandmaps randomize_kstack_offset=off".to_owned(),
             debug_kernel: false,

@@ -8,23 +8,40 @@ use super::figures::{Case, Cell, Figure, Figures, Group, Machine};
 
 /// `windows.json` of `tcp-splice-bench instructions`.
 #[derive(Debug, Deserialize)]
-struct Windows {
+pub struct Windows {
     machine: Guest,
-    figures: Vec<Listed>,
+    /// in the order in which their windows were made
+    pub figures: Vec<Listed>,
 }
 
+impl Windows {
+    /// Reads the guest's list.
+    ///
+    /// # Errors
+    /// When it cannot be understood.
+    pub fn parse(text: &str) -> Result<Self> {
+        serde_json::from_str(text).context("failed to parse the list of windows")
+    }
+}
+
+/// The guest that made them.
 #[derive(Debug, Deserialize)]
 struct Guest {
     kernel: String,
     ring_kbytes: String,
 }
 
+/// One figure in one round.
 #[derive(Debug, Deserialize)]
-struct Listed {
-    cell: String,
-    way: String,
-    windows: usize,
-    operations: u64,
+pub struct Listed {
+    /// the operation
+    pub cell: String,
+    /// how it was done
+    pub way: String,
+    /// so many windows
+    pub windows: usize,
+    /// so many operations in each
+    pub operations: u64,
 }
 
 /// A marker's sums.
@@ -39,8 +56,7 @@ struct Sums {
 /// # Errors
 /// When the list and the counts do not fit together.
 pub fn join(windows: &str, counts: &str, qemu: String) -> Result<Figures> {
-    let Windows { machine, figures } =
-        serde_json::from_str(windows).context("failed to parse the list of windows")?;
+    let Windows { machine, figures } = Windows::parse(windows)?;
     let mut counted = pairs(counts)?.into_iter();
     let mut found = Vec::<(Listed, Each)>::new();
     for listed in figures {
