@@ -37,10 +37,10 @@ pub struct Options {
     #[arg(long, value_enum, value_delimiter = ',', default_values_t = Part::ALL)]
     only: Vec<Part>,
     /// Rounds, in each of which every kind or way has its turn
-    #[arg(long, default_value_t = 9)]
+    #[arg(long, default_value_t = 7)]
     rounds: usize,
     /// Connections of each kind in a round
-    #[arg(long, default_value_t = 500)]
+    #[arg(long, default_value_t = 400)]
     connections: usize,
     /// Idle connections whose memory is measured
     #[arg(long, default_value_t = 10_000)]
@@ -49,7 +49,7 @@ pub struct Options {
     #[arg(long, value_delimiter = ',', default_values_t = [10, 1000, 10_000, 100_000])]
     among: Vec<usize>,
     /// Round trips in a round
-    #[arg(long, default_value_t = 3000)]
+    #[arg(long, default_value_t = 1500)]
     round_trips: usize,
     /// A line about the host, for the head of the report
     #[arg(long, default_value = "")]

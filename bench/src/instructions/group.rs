@@ -61,7 +61,7 @@ impl Group {
     pub fn cases(self) -> Vec<Case> {
         match self {
             Self::Connection => Kind::ALL.map(Case::Connection).into(),
-            Self::Among => [10, 1000, 10_000].map(Case::Among).into(),
+            Self::Among => [10, 1000, 10_000, 100_000].map(Case::Among).into(),
             Self::AtOnce => [Way::Plain, Way::Spliced]
                 .into_iter()
                 .flat_map(|way| [1, 2, 4, 8].map(|pairs| Case::AtOnce(way, pairs)))
