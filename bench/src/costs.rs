@@ -8,6 +8,7 @@ pub mod connections;
 pub mod crowd;
 mod idle;
 pub mod kind;
+pub mod list;
 pub mod team;
 
 use std::fs;

@@ -9,9 +9,9 @@ use anyhow::{Context, Result, bail, ensure};
 use serde::Serialize;
 use tcp_splice_world::counters::Counters;
 use tcp_splice_world::policy;
-use tcp_splice_world::program::run;
 
 use super::crowd::Crowd;
+use super::list;
 use super::{Options, table};
 use crate::stats::{Summary, short};
 
@@ -23,8 +23,6 @@ const REST: f64 = 60.0;
 const STEADY: f64 = 3.0;
 /// Times that the list is made.
 const LISTS: usize = 5;
-/// The module's list.
-const LIST: &str = "/proc/net/tcp_splice";
 
 /// Free pages that a processor keeps for itself do not count as available. By default that is up to an eighth of all, by this next to none.
 const PAGES_KEPT: &str = "/proc/sys/vm/percpu_pagelist_high_fraction";
@@ -95,12 +93,14 @@ pub struct Idle {
     connections: usize,
     plain: Taken,
     spliced: Taken,
+    /// Seconds that the traffic of all took, one after the other.
+    traffic_took: f64,
     /// Seconds after the traffic until the last ring had given its pages back.
     rings_gone_after: f64,
     /// Seconds that `tcp-splice-ctl list --json` took for all of them, each time.
-    list: Vec<f64>,
+    tools_list: Vec<f64>,
     /// Seconds that reading the module's list took.
-    read: Vec<f64>,
+    modules_list: Vec<f64>,
 }
 
 impl Idle {
@@ -113,13 +113,13 @@ impl Idle {
         // What the kernel makes once and keeps is made before.
         Crowd::new(connections)?.close()?;
         policy::disable()?;
-        let (plain, _) = taken(connections, 0, |_| Ok(()))?;
+        let (plain, ..) = taken(connections, 0, |_| Ok(()))?;
         policy::enable(&[])?;
-        let (mut list, mut read) = (Vec::new(), Vec::new());
-        let (spliced, rings_gone_after) = taken(connections, connections, |_| {
+        let (mut tool, mut module) = (Vec::new(), Vec::new());
+        let (spliced, traffic_took, rings_gone_after) = taken(connections, connections, |_| {
             for _ in 0..LISTS {
-                list.push(seconds(|| listed(connections))?);
-                read.push(seconds(|| Ok(fs::read(LIST).map(drop)?))?);
+                tool.push(seconds(|| list::tool(connections))?);
+                module.push(seconds(|| list::module(connections))?);
             }
             Ok(())
         })?;
@@ -128,9 +128,10 @@ impl Idle {
             connections,
             plain,
             spliced,
+            traffic_took,
             rings_gone_after,
-            list,
-            read,
+            tools_list: tool,
+            modules_list: module,
         })
     }
 
@@ -162,33 +163,35 @@ impl Idle {
             "of it in slabs",
             "in rings",
         ];
-        let [list, read] = [&self.list, &self.read].map(|times| {
+        let [tool, module] = [&self.tools_list, &self.modules_list].map(|times| {
             Summary::of(times).map_or_else(String::new, |Summary { median, min, max }| {
                 format!("{} s ({}..{})", short(median), short(min), short(max))
             })
         });
         format!(
             "Idle connections: {} plain ones, then as many spliced ones, both ends in one process; MemAvailable less than before\n{}\n\
-             The last ring had given its pages back {:.1} s after the traffic.\n\
-             tcp-splice-ctl list --json of all: {list}; of that, reading {LIST}: {read}",
+             The traffic of all took {:.1} s, one after the other; the last ring had given its pages back {:.1} s later.\n\
+             tcp-splice-ctl list --json of all: {tool}; of that, reading {}: {module}",
             self.connections,
             table(&header, rows.into()),
-            self.rings_gone_after
+            self.traffic_took,
+            self.rings_gone_after,
+            list::PATH
         )
     }
 }
 
-/// What a crowd takes, and how long after its traffic no ring held memory any more. Does `more` at the end.
+/// What a crowd takes, how long its traffic took, and how long after it no ring held memory any more. Does `more` at the end.
 fn taken(
     connections: usize,
     spliced: usize,
     more: impl FnOnce(&Crowd) -> Result<()>,
-) -> Result<(Taken, f64)> {
+) -> Result<(Taken, f64, f64)> {
     let before = Memory::settled()?;
     let counters = Counters::read()?;
     let crowd = Crowd::new(connections)?;
     let unused = Memory::now()?.taken_since(before);
-    crowd.exchange(SIZE)?;
+    let traffic_took = seconds(|| crowd.exchange(SIZE))?;
     let idle_since = Instant::now();
     let used = Memory::now()?.taken_since(before);
     let moved = Counters::read()?.since(&counters);
@@ -207,7 +210,7 @@ fn taken(
         used,
         rested,
     };
-    Ok((taken, gone_after))
+    Ok((taken, traffic_took, gone_after))
 }
 
 /// Waits until the rings hold no pages any more, and returns when they had let go of the last one. A lane keeps the table of its ring.
@@ -235,15 +238,4 @@ fn seconds(work: impl FnOnce() -> Result<()>) -> Result<f64> {
     let begun = Instant::now();
     work()?;
     Ok(begun.elapsed().as_secs_f64())
-}
-
-/// The list has to be complete.
-fn listed(connections: usize) -> Result<()> {
-    let text = run(&[policy::CTL, "list", "--json"])?;
-    let found = text.matches("\"client\":").count();
-    ensure!(
-        found == connections,
-        "{found} of {connections} connections are in the list"
-    );
-    Ok(())
 }

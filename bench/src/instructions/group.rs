@@ -13,6 +13,7 @@ use super::{over_one, window};
 use crate::costs::connections::{Place, ask};
 use crate::costs::crowd::Crowd;
 use crate::costs::kind::Kind;
+use crate::costs::list;
 use crate::costs::team::{Team, Work};
 
 /// Operations.
@@ -24,6 +25,8 @@ pub enum Group {
     Among,
     /// A round trip while so many pairs make them.
     AtOnce,
+    /// A pair in the list of all.
+    List,
 }
 
 /// A case of a group.
@@ -35,6 +38,10 @@ pub enum Case {
     Among(usize),
     /// So many pairs are measured.
     AtOnce(Way, usize),
+    /// The module's own list of so many.
+    List(usize),
+    /// The control tool's.
+    ToolsList(usize),
 }
 
 /// Bytes of a message.
@@ -46,7 +53,7 @@ const ROUND_TRIPS: usize = 250;
 
 impl Group {
     /// All of them, in the order of the table.
-    pub const ALL: [Self; 3] = [Self::Connection, Self::Among, Self::AtOnce];
+    pub const ALL: [Self; 4] = [Self::Connection, Self::Among, Self::AtOnce, Self::List];
 
     /// The operation.
     pub fn name(self) -> &'static str {
@@ -54,6 +61,7 @@ impl Group {
             Self::Connection => "connect, 64 B each way, close",
             Self::Among => "round trip, 64 B, among idle pairs",
             Self::AtOnce => "round trip, 64 B, several pairs at once",
+            Self::List => "pair in the list",
         }
     }
 
@@ -66,6 +74,10 @@ impl Group {
                 .into_iter()
                 .flat_map(|way| [1, 2, 4, 8].map(|pairs| Case::AtOnce(way, pairs)))
                 .collect(),
+            Self::List => [Case::List, Case::ToolsList]
+                .into_iter()
+                .flat_map(|case| [1000, 10_000].map(case))
+                .collect(),
         }
     }
 }
@@ -77,6 +89,7 @@ impl Case {
             Self::Connection(_) => CONNECTIONS,
             Self::Among(_) => Cell::RoundTrip(SIZE).operations(),
             Self::AtOnce(_, pairs) => pairs * ROUND_TRIPS,
+            Self::List(pairs) | Self::ToolsList(pairs) => pairs,
         }
     }
 
@@ -110,6 +123,16 @@ impl Case {
                 team.end()?;
                 super::prove(way, all, &Counters::read()?.since(&before))
             }
+            Self::List(pairs) | Self::ToolsList(pairs) => {
+                policy::restore()?;
+                let crowd = Crowd::new(pairs)?;
+                let list = match self {
+                    Self::List(_) => list::module,
+                    _ => list::tool,
+                };
+                windows.try_for_each(|counted| window(counted, || list(pairs)))?;
+                crowd.close()
+            }
         }
     }
 }
@@ -119,6 +142,8 @@ impl fmt::Display for Case {
         match self {
             Self::Connection(kind) => f.write_str(kind.name()),
             Self::Among(pairs) => write!(f, "{pairs} pairs"),
+            Self::List(pairs) => write!(f, "{}, {pairs} pairs", list::PATH),
+            Self::ToolsList(pairs) => write!(f, "tcp-splice-ctl list --json, {pairs} pairs"),
             Self::AtOnce(way, 1) => write!(f, "{}, 1 pair", way.name()),
             Self::AtOnce(way, pairs) => write!(f, "{}, {pairs} pairs", way.name()),
         }
