@@ -5,6 +5,7 @@
 mod among;
 mod at_once;
 pub mod connections;
+mod cpu;
 pub mod crowd;
 mod idle;
 pub mod kind;

@@ -6,12 +6,11 @@ use std::net::{Ipv4Addr, TcpListener, TcpStream};
 use std::time::Instant;
 
 use anyhow::{Context, Result, ensure};
-use nix::sched::{CpuSet, sched_setaffinity};
-use nix::unistd::Pid;
 use serde::Serialize;
 use tcp_splice_world::counters::Counters;
 use tcp_splice_world::policy;
 
+use super::cpu::on_first_cpu;
 use super::crowd::Crowd;
 use super::{Options, table};
 use crate::instructions::message;
@@ -139,15 +138,4 @@ fn exchange(stream: &mut TcpStream, times: usize) -> Result<()> {
         ensure!(buffer[..] == message, "wrong data");
     }
     Ok(())
-}
-
-/// Keeps this process, and what it starts, on one processor meanwhile: two ends on one do not spin for each other.
-fn on_first_cpu<T>(work: impl FnOnce() -> Result<T>) -> Result<T> {
-    let all = nix::sched::sched_getaffinity(Pid::this())?;
-    let mut first = CpuSet::new();
-    first.set(0)?;
-    sched_setaffinity(Pid::this(), &first).context("failed to stay on one CPU")?;
-    let done = work();
-    sched_setaffinity(Pid::this(), &all).context("failed to use all CPUs again")?;
-    done
 }

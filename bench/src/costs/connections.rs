@@ -9,6 +9,7 @@ use std::time::Instant;
 use anyhow::{Context, Result, ensure};
 use serde::Serialize;
 
+use super::cpu::on_first_cpu;
 use super::kind::{Kind, Sides};
 use super::{Options, table};
 use crate::instructions::server::{Server, receive};
@@ -128,13 +129,14 @@ impl Connections {
             for index in 0..rates.len() {
                 let Rates { kind, per_second } = &mut rates[(index + round) % Kind::ALL.len()];
                 let warm_up = count / 10 + 1;
-                place.connections(*kind, warm_up + count, |address| {
+                let timed = |address| {
                     ask(address, warm_up)?;
                     let begun = Instant::now();
                     ask(address, count)?;
                     per_second.push(count as f64 / begun.elapsed().as_secs_f64());
                     Ok(())
-                })?;
+                };
+                on_first_cpu(|| place.connections(*kind, warm_up + count, timed))?;
             }
         }
         Ok(Self {
@@ -174,7 +176,7 @@ impl Connections {
         }
         let header = ["connections a second", "median (spread)", "of the first"];
         format!(
-            "Connections: connect, {SIZE} B each way, close; {} in each of {} rounds, one after the other, two processes, no TIME_WAIT\n{}",
+            "Connections: connect, {SIZE} B each way, close; {} in each of {} rounds, one after the other, two processes on one CPU, no TIME_WAIT\n{}",
             self.connections,
             self.rates[0].per_second.len(),
             table(&header, rows)
