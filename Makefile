@@ -12,7 +12,7 @@ CTL     := target/release/tcp-splice-ctl
 MODDIR  := $(DESTDIR)/lib/modules/$(KVER)/extra
 SBINDIR := $(DESTDIR)/usr/sbin
 
-.PHONY: all help deps module bpf ctl install clean vm demo instructions test test-host test-vm test-conformance test-debug test-compat check
+.PHONY: all help deps module bpf ctl install clean vm demo costs instructions test test-host test-vm test-conformance test-debug test-compat check
 
 all: module bpf ctl ## build the module, the policy program and the control tool (the default)
 
@@ -56,6 +56,9 @@ vm: ## a shell in a VM with everything installed
 
 demo: ## measure real programs in a VM: plain TCP, spliced, spliced with busy polling
 	@$(CARGO) xtask demo
+
+costs: ## measure in a VM what connections cost: making them, having many, using several at once
+	@$(CARGO) xtask costs
 
 instructions: ## count the instructions of one message in an emulated VM, and compare with bench/instructions.json
 	@$(CARGO) xtask instructions

@@ -3,8 +3,9 @@
 //! processor. Only the windows are made here; the counts are on the host (`cargo xtask instructions` joins the two).
 
 mod cell;
+mod group;
 mod marker;
-mod server;
+pub mod server;
 mod sockets;
 
 use std::collections::BTreeMap;
@@ -24,6 +25,7 @@ use tcp_splice_world::policy;
 
 use crate::machine::Machine;
 use cell::{Cell, Way};
+use group::Group;
 use server::Server;
 use sockets::Listener;
 
@@ -39,6 +41,9 @@ pub struct Options {
     /// Windows of each figure in a round
     #[arg(long, default_value_t = 5)]
     windows: usize,
+    /// Also keep the kernel's symbols, as they are at the end
+    #[arg(long)]
+    symbols: bool,
     /// Only cells whose name contains this; may be given several times
     #[arg(long)]
     only: Vec<String>,
@@ -52,11 +57,14 @@ const SCHEDULER: [(&str, &str); 2] = [
     ("/sys/kernel/debug/sched/features", "NO_DELAY_DEQUEUE"),
 ];
 
+/// Windows before those that are counted, of the groups' cases.
+const WARM_UP: usize = 2;
+
 /// One figure in one round: so many windows, in the order in which the markers come.
 #[derive(Debug, Serialize)]
 struct Figure {
     cell: String,
-    way: &'static str,
+    way: String,
     windows: usize,
     operations: usize,
     /// the module's counters, in these windows and those before them
@@ -84,24 +92,13 @@ pub fn run(options: &Options) -> Result<()> {
         fs::write(path, setting).with_context(|| format!("failed to write {path}"))?;
     }
     let mut figures = Vec::new();
-    let wanted = |cell: &Cell| {
-        let name = cell.to_string();
-        options.only.is_empty() || options.only.iter().any(|word| name.contains(word))
-    };
-    let rounds = (0..options.rounds).flat_map(|_| Cell::ALL);
-    for cell in rounds.filter(wanted) {
-        for way in Way::ALL {
-            let counters =
-                figure(options, cell, way).with_context(|| format!("{cell}, {}", way.name()))?;
-            figures.push(Figure {
-                cell: cell.to_string(),
-                way: way.name(),
-                windows: options.windows,
-                operations: cell.operations(),
-                counters,
-            });
-        }
-        eprintln!("{cell}");
+    for _ in 0..options.rounds {
+        cells(options, &mut figures)?;
+        groups(options, &mut figures)?;
+    }
+    if options.symbols {
+        let to = options.out.join("symbols");
+        fs::copy("/proc/kallsyms", to).context("failed to keep the kernel's symbols")?;
     }
     let windows = Windows {
         machine: Machine::detect(None),
@@ -112,8 +109,59 @@ pub fn run(options: &Options) -> Result<()> {
         .with_context(|| format!("failed to write {}", path.display()))
 }
 
+impl Options {
+    fn wants(&self, name: &str) -> bool {
+        self.only.is_empty() || self.only.iter().any(|word| name.contains(word))
+    }
+}
+
+fn cells(options: &Options, figures: &mut Vec<Figure>) -> Result<()> {
+    for cell in Cell::ALL {
+        if !options.wants(&cell.to_string()) {
+            continue;
+        }
+        for way in Way::ALL {
+            let counters =
+                figure(options, cell, way).with_context(|| format!("{cell}, {}", way.name()))?;
+            figures.push(Figure {
+                cell: cell.to_string(),
+                way: way.name().to_owned(),
+                windows: options.windows,
+                operations: cell.operations(),
+                counters,
+            });
+        }
+        eprintln!("{cell}");
+    }
+    Ok(())
+}
+
+fn groups(options: &Options, figures: &mut Vec<Figure>) -> Result<()> {
+    for group in Group::ALL {
+        if !options.wants(group.name()) {
+            continue;
+        }
+        for case in group.cases() {
+            let windows = WARM_UP + options.windows;
+            let windows = (0..windows).map(|index| index >= WARM_UP);
+            case.run(windows)
+                .with_context(|| format!("{}, {case}", group.name()))?;
+            figures.push(Figure {
+                cell: group.name().to_owned(),
+                way: case.to_string(),
+                windows: options.windows,
+                operations: case.operations(),
+                counters: BTreeMap::new(),
+            });
+        }
+        eprintln!("{}", group.name());
+    }
+    // The cells expect it loaded.
+    policy::load()
+}
+
 /// The bytes of every message of this size.
-fn message(size: usize) -> Vec<u8> {
+pub fn message(size: usize) -> Vec<u8> {
     Pattern::new(5).bytes(0, size)
 }
 

@@ -5,6 +5,7 @@ mod cell;
 mod chart;
 mod check;
 mod copies;
+mod costs;
 mod instructions;
 mod machine;
 mod measure;
@@ -37,6 +38,8 @@ enum Command {
     Copies,
     /// Measure splice(2) from a spliced connection beside recv() on it
     Splices(splices::Options),
+    /// Measure what connections cost besides their messages: making them, having many of them, using several at once
+    Costs(costs::Options),
     /// Exchange messages between markers that an emulator's plugin counts instructions by (see `cargo xtask instructions`)
     Instructions(instructions::Options),
     /// Draw tables and chart once more from raw results
@@ -64,6 +67,7 @@ fn start(command: Command) -> Result<()> {
         Command::Run(options) => run::run(&options),
         Command::Copies => copies::run(),
         Command::Splices(options) => splices::run(&options),
+        Command::Costs(options) => costs::run(&options),
         Command::Instructions(options) => instructions::run(&options),
         Command::Report { results, out } => {
             let directory = out.or_else(|| results.parent().map(PathBuf::from));

@@ -1,12 +1,16 @@
 // SPDX-License-Identifier: GPL-2.0-only
 //! A QEMU plugin that counts the instructions of an emulated x86-64 guest, and writes the sums down whenever the guest executes a marker.
 //!
-//! `-plugin libtcp_splice_insn.so,out=FILE`. The markers are `xchg bx, bx` (begin) and `xchg cx, cx` (end), which do nothing and which
+//! `-plugin libtcp_splice_insn.so,out=FILE[,profile=FILE]`. The markers are `xchg bx, bx` (begin) and `xchg cx, cx` (end), which do nothing and which
 //! no compiler emits. Each adds a line to FILE: `begin` or `end`, all processors' instructions, turns of repeated string instructions.
 //!
 //! A repeated string instruction (`rep movsb`) counts as one, as in a processor's own counter, although the emulator executes each turn
 //! as if it was one; its further turns are counted apart.
+//!
+//! The profile says where the instructions are: at each end it gets a line `window` and then, for each piece of code that was executed since the
+//! begin, its address and its instructions, each as often as it was executed.
 
+mod places;
 mod qemu;
 
 use std::ffi::{CStr, c_char, c_int, c_uint, c_void};
@@ -120,6 +124,7 @@ extern "C" fn marked(_vcpu: c_uint, kind: *mut c_void) {
     if let Some(Err(error)) = written {
         eprintln!("tcp_splice_insn: failed to write a marker: {error}");
     }
+    places::marked(!kind.is_null());
 }
 
 extern "C" fn translated(_id: Id, tb: *mut Tb) {
@@ -133,6 +138,11 @@ extern "C" fn translated(_id: Id, tb: *mut Tb) {
             qemu::NO_REGS,
             without_provenance_mut(block.0),
         );
+    }
+    // A further turn alone is no instruction of its own.
+    if block.0 & !(usize::MAX << 32) != 1 | Block::REPEATS {
+        // SAFETY: QEMU announces this block, which has that many instructions.
+        unsafe { places::watch(tb, block.0 & 0xffff) };
     }
     for index in 0..block.0 & 0xffff {
         // SAFETY: the block has that many instructions.
@@ -206,19 +216,23 @@ fn set_up(info: &Info, arguments: impl Iterator<Item = String>) -> Result<(), St
         return Err(format!("failed to count more than {VCPUS} processors"));
     }
     qemu::API.store(info.version_cur, Relaxed);
-    let mut path = None;
+    let mut out = None;
     for argument in arguments {
-        match argument.strip_prefix("out=") {
-            Some(to) => path = Some(to.to_owned()),
-            None => {
+        match argument.split_once('=') {
+            Some(("out", path)) => out = Some(create(path)?),
+            Some(("profile", path)) => places::write_to(create(path)?),
+            _ => {
                 return Err(format!(
-                    "failed to understand {argument:?}: there is only out=FILE"
+                    "failed to understand {argument:?}: there are out=FILE and profile=FILE"
                 ));
             }
         }
     }
-    let path = path.ok_or("failed to find out=FILE among the arguments")?;
-    let file = File::create(&path).map_err(|error| format!("failed to create {path}: {error}"))?;
+    let file = out.ok_or("failed to find out=FILE among the arguments")?;
     *OUT.lock().unwrap_or_else(PoisonError::into_inner) = Some(file);
     Ok(())
+}
+
+fn create(path: &str) -> Result<File, String> {
+    File::create(path).map_err(|error| format!("failed to create {path}: {error}"))
 }

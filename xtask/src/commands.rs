@@ -43,6 +43,11 @@ const DEBUG_KERNEL_WORDS: &str = "acpi=noirq printk.time=1";
 /// Every suite twice takes longer than anything else that is run in a guest.
 const COMPAT_SECONDS: u64 = 3000;
 
+/// MiB: a hundred thousand spliced connections have to exist.
+const COSTS_MEMORY: u32 = 8192;
+/// Making so many takes its time in emulation.
+const COSTS_SECONDS: u64 = 3600;
+
 /// Boots before giving up. Emulation on several threads sometimes loses to the kernel patching its own code while it starts ("Oops:
 /// int3"). Nothing of ours is loaded before the guest's first program says hello, so nothing of ours can be hidden by this.
 const BOOT_TRIES: u32 = 3;
@@ -129,6 +134,41 @@ pub fn demo(options: &VmOptions, more: &[String]) -> Result<()> {
         .chain(more.iter().cloned())
         .collect();
     let outcome = prepared.boot(&options, &Job::Command(&command), "demo", true)?;
+    guest::verdict_of(&outcome.complaints)
+}
+
+/// What connections cost, in a guest with room for many of them.
+///
+/// # Errors
+/// When it fails or the kernel complains.
+pub fn costs(options: &VmOptions, more: &[String]) -> Result<()> {
+    let options = VmOptions {
+        memory: options.memory.max(COSTS_MEMORY),
+        time_limit: options.time_limit.max(COSTS_SECONDS),
+        ..options.clone()
+    };
+    let prepared = prepare(&options, Flavour::Usual)?;
+    let accel = prepared.accel(&options)?;
+    let options = VmOptions {
+        accel: Some(accel),
+        ..options
+    };
+    let bench = [
+        "env",
+        &format!("TCP_SPLICE_ACCEL={accel}"),
+        "tcp-splice-bench",
+        "costs",
+        "--out",
+        "/results",
+        "--host",
+        &host::line(),
+    ];
+    let command: Vec<_> = bench
+        .into_iter()
+        .map(str::to_owned)
+        .chain(more.iter().cloned())
+        .collect();
+    let outcome = prepared.boot(&options, &Job::Command(&command), "costs")?;
     guest::verdict_of(&outcome.complaints)
 }
 

@@ -31,6 +31,14 @@ pub const TEST_PACKAGES: &[&str] = &[
     "zlib1g-dev",
 ];
 
+/// What the host does beside the guest, which makes times longer.
+pub fn line() -> String {
+    let load = std::fs::read_to_string("/proc/loadavg").unwrap_or_default();
+    let load = load.split(' ').next().unwrap_or("unknown");
+    let cpus = std::thread::available_parallelism().map_or(0, usize::from);
+    format!("host: {cpus} CPUs, load {load} before the guest was booted")
+}
+
 /// Installs those of `packages` that are missing, saying so.
 ///
 /// # Errors

@@ -4,6 +4,7 @@
 
 mod baseline;
 mod figures;
+mod profile;
 mod table;
 mod windows;
 
@@ -37,12 +38,18 @@ const BENCH: [&str; 9] = [
     "/results",
 ];
 
+/// The module's code is at one place only while it stays loaded: it is loaded anew in each round.
+const PROFILE: [&str; 3] = ["--symbols", "--rounds", "1"];
+
 /// What to do with the figures.
 #[derive(Debug, Clone, clap::Args)]
 pub struct Options {
     /// Keep the figures in the repository, instead of comparing with those there
     #[arg(long, conflicts_with = "more")]
     accept: bool,
+    /// Also write down which functions the instructions are in, to results/instructions/profile.txt; in one round
+    #[arg(long, conflicts_with = "accept")]
+    profile: bool,
     /// More arguments for `tcp-splice-bench instructions`
     #[arg(last = true)]
     more: Vec<String>,
@@ -53,7 +60,7 @@ pub struct Options {
 /// # Errors
 /// When the guest fails, or a spliced figure is worse than the one kept.
 pub fn run(options: &Options) -> Result<()> {
-    let figures = count(&options.more)?;
+    let figures = count(options)?;
     let kept = checkout::dir().join(BASELINE);
     if options.accept {
         println!("{}", table::of(&figures, None));
@@ -74,15 +81,19 @@ pub fn run(options: &Options) -> Result<()> {
 }
 
 /// Boots, counts, and leaves everything in results/instructions.
-fn count(more: &[String]) -> Result<Figures> {
+fn count(options: &Options) -> Result<Figures> {
     let dir = cache::temporary("counts")?;
     let out = dir.path().join("counts");
     let vm = VmOptions::counting(Counter {
         plugin: plugin()?,
         out: out.clone(),
+        profile: options.profile.then(|| dir.path().join("profile")),
     });
-    let words = BENCH.into_iter().map(str::to_owned);
-    let command: Vec<_> = words.chain(more.iter().cloned()).collect();
+    let mut command = BENCH.map(str::to_owned).to_vec();
+    if options.profile {
+        command.extend(PROFILE.map(str::to_owned));
+    }
+    command.extend(options.more.iter().cloned());
     let outcome = commands::prepare(&vm, Flavour::Usual)?.boot(
         &vm,
         &Job::Command(&command),
@@ -97,6 +108,17 @@ fn count(more: &[String]) -> Result<Figures> {
     fs::write(results.join("counts.txt"), &counts).context("failed to keep the plugin's counts")?;
     let figures = windows::join(&windows, &counts, qemu_version()?)?;
     figures.save(&results.join("instructions.json"))?;
+    if options.profile {
+        let read = |path: PathBuf| {
+            fs::read_to_string(&path).with_context(|| format!("failed to read {}", path.display()))
+        };
+        let places = read(dir.path().join("profile"))?;
+        let symbols = read(results.join("symbols"))?;
+        let to = results.join("profile.txt");
+        fs::write(&to, profile::of(&windows, &places, &symbols)?)
+            .with_context(|| format!("failed to write {}", to.display()))?;
+        ui::line(format_args!("functions: {}", to.display()));
+    }
     Ok(figures)
 }
 

@@ -75,6 +75,14 @@ enum Task {
         #[command(flatten)]
         options: instructions::Options,
     },
+    /// Measure what connections cost besides their messages: making them, having many of them, using several at once
+    Costs {
+        #[command(flatten)]
+        vm: VmOptions,
+        /// More arguments for `tcp-splice-bench costs`
+        #[arg(last = true)]
+        more: Vec<String>,
+    },
     /// Run other people's test suites over plain TCP and spliced, and compare
     Compat {
         #[command(flatten)]
@@ -133,7 +141,8 @@ impl VmOptions {
         Self {
             accel: Some(qemu::Accel::Tcg),
             cpus: 1,
-            memory: 2048,
+            // A hundred thousand connections have to exist.
+            memory: 4096,
             time_limit: 3600,
             append: "nokaslr norandmaps randomize_kstack_offset=off".to_owned(),
             debug_kernel: false,
@@ -151,6 +160,7 @@ fn main() -> ExitCode {
         Task::TestVm { vm, filter } => commands::test_vm(&vm, filter.as_deref()),
         Task::Demo { vm, more } => commands::demo(&vm, &more),
         Task::Instructions { options } => instructions::run(&options),
+        Task::Costs { vm, more } => commands::costs(&vm, &more),
         Task::Compat { vm, more } => commands::compat(&vm, &more),
         Task::Build { vm } => commands::build(&vm),
         Task::Purge => commands::purge(),

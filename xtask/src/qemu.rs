@@ -70,6 +70,8 @@ pub struct Counter {
     pub plugin: PathBuf,
     /// the file that it writes
     pub out: PathBuf,
+    /// the file to which it writes where the instructions are
+    pub profile: Option<PathBuf>,
 }
 
 /// How a guest runs whose instructions are counted. Its clock is the count itself, one nanosecond for each, so that neither timers nor
@@ -169,8 +171,11 @@ impl Machine {
             });
             return;
         };
+        let profile = counter.profile.as_deref();
+        let profile =
+            profile.map_or_else(String::new, |path| format!(",profile={}", escaped(path)));
         command.args(COUNTED).arg("-plugin").arg(format!(
-            "file={},out={}",
+            "file={},out={}{profile}",
             escaped(&counter.plugin),
             escaped(&counter.out)
         ));

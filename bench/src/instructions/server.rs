@@ -57,7 +57,7 @@ pub fn serve_each(cell: Cell, listener: &Listener, connections: usize) -> Result
 }
 
 /// Reads a whole message; false at the end of the stream.
-fn receive(stream: &mut TcpStream, buffer: &mut [u8]) -> Result<bool> {
+pub fn receive(stream: &mut TcpStream, buffer: &mut [u8]) -> Result<bool> {
     let mut got = 0;
     while got < buffer.len() {
         match stream
@@ -74,7 +74,8 @@ fn receive(stream: &mut TcpStream, buffer: &mut [u8]) -> Result<bool> {
     Ok(true)
 }
 
-fn echo(mut stream: TcpStream, size: usize) -> Result<()> {
+/// Sends every message back.
+pub fn echo(mut stream: TcpStream, size: usize) -> Result<()> {
     let mut buffer = vec![0; size];
     while receive(&mut stream, &mut buffer)? {
         stream.write_all(&buffer).context("failed to send")?;
@@ -99,7 +100,7 @@ fn echo_polled(mut stream: TcpStream, size: usize) -> Result<()> {
 }
 
 /// Reads windows of `messages`, checks those of the first, and says a word after each.
-fn swallow(mut stream: TcpStream, size: usize, messages: usize) -> Result<()> {
+pub fn swallow(mut stream: TcpStream, size: usize, messages: usize) -> Result<()> {
     let mut buffer = vec![0; size];
     for window in 0.. {
         for index in 0..messages {

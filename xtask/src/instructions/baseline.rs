@@ -13,14 +13,12 @@ const TOLERANCE: f64 = 0.03;
 /// # Errors
 /// Names the figures that are worse.
 pub fn judge(now: &Figures, kept: &Figures) -> Result<()> {
-    let worse: Vec<_> = both(now, kept)
-        .filter(|(now, kept)| is_worse(&now.spliced, &kept.spliced))
-        .map(|(now, kept)| {
-            format!(
-                "{}: {} instead of {}",
-                now.operation, now.spliced, kept.spliced
-            )
-        })
+    let cells = both(now, kept)
+        .map(|(now, kept)| (&now.operation, String::new(), &now.spliced, &kept.spliced));
+    let worse: Vec<_> = cells
+        .chain(cases(now, kept))
+        .filter(|(.., now, kept)| is_worse(now, kept))
+        .map(|(operation, case, now, kept)| format!("{operation}{case}: {now} instead of {kept}"))
         .collect();
     ensure!(
         worse.is_empty(),
@@ -71,6 +69,30 @@ fn both<'a>(
     cells.filter_map(|cell| Some((cell, kept.cell(&cell.operation)?)))
 }
 
+/// The cases of all groups that the module has something to do with.
+fn cases<'a>(
+    now: &'a Figures,
+    kept: &'a Figures,
+) -> impl Iterator<Item = (&'a String, String, &'a Figure, &'a Figure)> + use<'a> {
+    now.groups.iter().flat_map(move |group| {
+        let cases = group.cases.iter();
+        let cases = cases.filter(|case| !is_plain(&case.name));
+        cases.filter_map(|case| {
+            let kept = kept.case(&group.operation, &case.name)?;
+            Some((
+                &group.operation,
+                format!(", {}", case.name),
+                &case.figure,
+                kept,
+            ))
+        })
+    })
+}
+
+fn is_plain(case: &str) -> bool {
+    case.starts_with("plain") || case == "module not loaded"
+}
+
 /// A turn too many is a copy or a cleared page too many.
 fn is_worse(now: &Figure, kept: &Figure) -> bool {
     change(now.median, kept.median) > TOLERANCE || now.turns > kept.turns * (1.0 + TOLERANCE) + 1.0
@@ -82,7 +104,7 @@ fn change(now: f64, kept: f64) -> f64 {
 
 #[cfg(test)]
 mod tests {
-    use super::super::figures::Machine;
+    use super::super::figures::{Case, Group, Machine};
     use super::*;
 
     fn figures(qemu: &str, plain: f64, spliced: f64) -> Figures {
@@ -98,7 +120,7 @@ mod tests {
             qemu: qemu.to_owned(),
             ring_kbytes: "64".to_owned(),
         };
-        Figures::new(machine, vec![cell])
+        Figures::new(machine, vec![cell], Vec::new())
     }
 
     #[test]
@@ -116,6 +138,27 @@ mod tests {
         assert!(is_worse(&of(1040.0), &of(1000.0)));
         assert!(!is_worse(&of(1020.0), &of(1000.0)));
         assert!(!is_worse(&of(0.5), &of(0.0)));
+    }
+
+    #[test]
+    fn cases_without_the_module_are_not_judged() {
+        let group = |value: f64| Group {
+            operation: "op".to_owned(),
+            cases: ["plain, 1 pair", "spliced, 1 pair"]
+                .map(|name| Case {
+                    name: name.to_owned(),
+                    figure: Figure::of(vec![value], vec![0.0]),
+                })
+                .into(),
+        };
+        let (mut now, mut kept) = (figures("9", 1.0, 1.0), figures("9", 1.0, 1.0));
+        (now.groups, kept.groups) = (vec![group(104.0)], vec![group(100.0)]);
+        let error = judge(&now, &kept).map_err(|error| error.to_string());
+        let text = error.err().unwrap_or_default();
+        assert!(
+            text.ends_with(": op, spliced, 1 pair: 104 + 0 instead of 100 + 0"),
+            "{text}"
+        );
     }
 
     #[test]

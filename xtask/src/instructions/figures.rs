@@ -17,6 +17,9 @@ pub struct Figures {
     pub machine: Machine,
     /// in the order of the table
     pub cells: Vec<Cell>,
+    /// in the order of the second table
+    #[serde(default)]
+    pub groups: Vec<Group>,
 }
 
 /// What the figures depend on besides our own code.
@@ -41,6 +44,24 @@ pub struct Cell {
     pub spliced: Figure,
     /// an `AF_UNIX` stream
     pub unix: Figure,
+}
+
+/// One operation in several cases, of which the first is what the others are compared with.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct Group {
+    /// what is done
+    pub operation: String,
+    /// in the order of the table
+    pub cases: Vec<Case>,
+}
+
+/// An operation in one case.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct Case {
+    /// which
+    pub name: String,
+    /// what it costs
+    pub figure: Figure,
 }
 
 /// Instructions of one operation, both ends and the kernel together.
@@ -89,11 +110,12 @@ fn spread(mut values: Vec<f64>) -> (f64, f64, f64) {
 
 impl Figures {
     /// Those of a run.
-    pub fn new(machine: Machine, cells: Vec<Cell>) -> Self {
+    pub fn new(machine: Machine, cells: Vec<Cell>, groups: Vec<Group>) -> Self {
         Self {
             licence: "GPL-2.0-only".to_owned(),
             machine,
             cells,
+            groups,
         }
     }
 
@@ -119,6 +141,14 @@ impl Figures {
     /// The cell of this name.
     pub fn cell(&self, operation: &str) -> Option<&Cell> {
         self.cells.iter().find(|cell| cell.operation == operation)
+    }
+
+    /// The figure of an operation's case.
+    pub fn case(&self, operation: &str, name: &str) -> Option<&Figure> {
+        let mut groups = self.groups.iter();
+        let group = groups.find(|group| group.operation == operation)?;
+        let case = group.cases.iter().find(|case| case.name == name)?;
+        Some(&case.figure)
     }
 }
 

@@ -4,27 +4,44 @@
 use anyhow::{Context, Result, bail, ensure};
 use serde::Deserialize;
 
-use super::figures::{Cell, Figure, Figures, Machine};
+use super::figures::{Case, Cell, Figure, Figures, Group, Machine};
 
 /// `windows.json` of `tcp-splice-bench instructions`.
 #[derive(Debug, Deserialize)]
-struct Windows {
+pub struct Windows {
     machine: Guest,
-    figures: Vec<Listed>,
+    /// in the order in which their windows were made
+    pub figures: Vec<Listed>,
 }
 
+impl Windows {
+    /// Reads the guest's list.
+    ///
+    /// # Errors
+    /// When it cannot be understood.
+    pub fn parse(text: &str) -> Result<Self> {
+        serde_json::from_str(text).context("failed to parse the list of windows")
+    }
+}
+
+/// The guest that made them.
 #[derive(Debug, Deserialize)]
 struct Guest {
     kernel: String,
     ring_kbytes: String,
 }
 
+/// One figure in one round.
 #[derive(Debug, Deserialize)]
-struct Listed {
-    cell: String,
-    way: String,
-    windows: usize,
-    operations: u64,
+pub struct Listed {
+    /// the operation
+    pub cell: String,
+    /// how it was done
+    pub way: String,
+    /// so many windows
+    pub windows: usize,
+    /// so many operations in each
+    pub operations: u64,
 }
 
 /// A marker's sums.
@@ -39,8 +56,7 @@ struct Sums {
 /// # Errors
 /// When the list and the counts do not fit together.
 pub fn join(windows: &str, counts: &str, qemu: String) -> Result<Figures> {
-    let Windows { machine, figures } =
-        serde_json::from_str(windows).context("failed to parse the list of windows")?;
+    let Windows { machine, figures } = Windows::parse(windows)?;
     let mut counted = pairs(counts)?.into_iter();
     let mut found = Vec::<(Listed, Each)>::new();
     for listed in figures {
@@ -54,30 +70,48 @@ pub fn join(windows: &str, counts: &str, qemu: String) -> Result<Figures> {
         counted.next().is_none(),
         "failed to assign all counts to windows"
     );
-    let mut cells = Vec::new();
-    for ways in found.chunks(3) {
-        let [(plain, _), ..] = ways else { continue };
-        let figure = |way: &str| {
-            let mut ways = ways.iter();
-            let found = ways.find(|(listed, _)| listed.way == way && listed.cell == plain.cell);
-            let (_, each) =
-                found.with_context(|| format!("failed to find {}, {way}", plain.cell))?;
-            let (instructions, turns) = each.iter().copied().unzip();
-            anyhow::Ok(Figure::of(instructions, turns))
+    let mut groups = Vec::<Group>::new();
+    for (listed, each) in found {
+        let (instructions, turns) = each.into_iter().unzip();
+        let case = Case {
+            name: listed.way,
+            figure: Figure::of(instructions, turns),
         };
-        cells.push(Cell {
-            operation: plain.cell.clone(),
-            plain: figure("plain")?,
-            spliced: figure("spliced")?,
-            unix: figure("unix")?,
-        });
+        match groups
+            .iter_mut()
+            .find(|group| group.operation == listed.cell)
+        {
+            Some(group) => group.cases.push(case),
+            None => groups.push(Group {
+                operation: listed.cell,
+                cases: vec![case],
+            }),
+        }
     }
+    let cells = groups.iter().filter_map(Cell::of).collect();
+    groups.retain(|group| Cell::of(group).is_none());
     let machine = Machine {
         kernel: machine.kernel,
         qemu,
         ring_kbytes: machine.ring_kbytes,
     };
-    Ok(Figures::new(machine, cells))
+    Ok(Figures::new(machine, cells, groups))
+}
+
+impl Cell {
+    /// Those whose cases are the three ways.
+    fn of(group: &Group) -> Option<Self> {
+        let figure = |way: &str| {
+            let case = group.cases.iter().find(|case| case.name == way)?;
+            Some(case.figure.clone())
+        };
+        Some(Self {
+            operation: group.operation.clone(),
+            plain: figure("plain")?,
+            spliced: figure("spliced")?,
+            unix: figure("unix")?,
+        })
+    }
 }
 
 /// Instructions and turns of one operation, in each window.
@@ -172,6 +206,22 @@ mod tests {
             bail!("{figures:?}");
         };
         assert_eq!((cell.unix.least, cell.unix.most), (2.0, 8.0));
+        Ok(())
+    }
+
+    #[test]
+    fn other_cases_than_the_ways_are_a_group() -> Result<()> {
+        let windows = WINDOWS
+            .replace("plain", "a")
+            .replace("spliced", "b")
+            .replace("unix", "c");
+        let figures = join(&windows, COUNTS, String::new())?;
+        assert!(figures.cells.is_empty());
+        let [group] = &figures.groups[..] else {
+            bail!("{figures:?}");
+        };
+        let medians: Vec<_> = group.cases.iter().map(|case| case.figure.median).collect();
+        assert_eq!(medians, [10.0, 5.0, 2.0]);
         Ok(())
     }
 
