@@ -270,11 +270,12 @@ static void ts_graft(struct sock *sk)
 
 static void ts_release_cb(struct sock *sk)
 {
-	unsigned long link = ts_link(sk);
+	struct ts_endpoint *ep = ts_endpoint(sk);
+	unsigned long link = ep ? smp_load_acquire(&ep->link) : 0;
 
 	if (link)
 		tcp_splice_release_cb(link, sk);
-	if (likely(ts_endpoint(sk)))
+	if (likely(ep))
 		ts_graft(sk);
 	tcp_prot.release_cb(sk);
 }

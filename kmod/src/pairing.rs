@@ -19,7 +19,7 @@ use crate::stats::{self, Counter};
 use core::ffi::{c_int, c_ulong, c_void};
 use core::mem::{MaybeUninit, align_of, size_of};
 use core::ptr::{self, NonNull};
-use core::sync::atomic::{AtomicPtr, Ordering};
+use core::sync::atomic::{AtomicBool, AtomicPtr, Ordering};
 use tcp_splice_core::abi;
 use tcp_splice_core::pairing::{self, Facts, Refusal};
 use tcp_splice_core::registry::Set;
@@ -32,8 +32,10 @@ const LIFETIME: u64 = 5_000_000;
 
 /// Our part of an endpoint.
 pub(crate) struct Endpoint {
-    /// Where its offer was put.
-    key: u64,
+    /// The set of the table in which its offer was put.
+    set: usize,
+    /// Its offer was taken back, and it is not paired: it never will be. Set once.
+    withdrawn: AtomicBool,
     /// The link it got, kept until it is freed even when the socket has left (`ts_endpoint.link` is 0 then).
     linked: c_ulong,
     /// The pair's reference to this endpoint's socket was dropped early: see `tcp_splice_let_go`.
@@ -70,22 +72,22 @@ extern "C" fn tcp_splice_exit() {
     unsafe { ffi::ts_ring_free(table.cast()) };
 }
 
-/// Runs `f` on the set of `key` under the registry's lock.
-fn with_set<T>(key: u64, f: impl FnOnce(&mut Set) -> T) -> T {
-    // SAFETY: no requirements.
-    let index = unsafe { ffi::ts_registry_hash(key) } as usize % SETS;
+/// Runs `f` on a set under the registry's lock.
+fn with_set<T>(set: usize, f: impl FnOnce(&mut Set) -> T) -> T {
     // SAFETY: any context that does not hold this lock; nothing called below takes it.
     unsafe { ffi::ts_registry_lock() };
     // SAFETY: the table has SETS sets from load to unload, and the lock makes this the only reference.
-    let result = f(unsafe { &mut *TABLE.load(Ordering::Acquire).add(index) });
+    let result = f(unsafe { &mut *TABLE.load(Ordering::Acquire).add(set % SETS) });
     // SAFETY: taken above.
     unsafe { ffi::ts_registry_unlock() };
     result
 }
 
-/// Both ends hash the connection alike: the connecting end's own number first.
-fn key(active_seq: u32, passive_seq: u32) -> u64 {
-    (u64::from(active_seq) << 32) | u64::from(passive_seq)
+/// Both ends find the same set: the connecting end's own number comes first.
+fn set_of(active_seq: u32, passive_seq: u32) -> usize {
+    let key = (u64::from(active_seq) << 32) | u64::from(passive_seq);
+    // SAFETY: no requirements.
+    unsafe { ffi::ts_registry_hash(key) as usize % SETS }
 }
 
 /// Our part of the endpoint behind the pointer that C carries.
@@ -125,7 +127,8 @@ extern "C" fn tcp_splice_pair(
     match admit(
         &seen,
         Endpoint {
-            key: 0,
+            set: 0,
+            withdrawn: AtomicBool::new(false),
             linked: 0,
             let_go: false,
             busy_poll_us,
@@ -157,10 +160,10 @@ fn admit(seen: &Seen, mut mine: Endpoint) -> Result<(), Refusal> {
         init_user_ns: seen.init_user_ns != 0,
     };
     if seen.passive == 0 {
-        mine.key = key(facts.write_seq, facts.rcv_nxt);
+        mine.set = set_of(facts.write_seq, facts.rcv_nxt);
         offer(seen, facts, mine)
     } else {
-        mine.key = key(facts.rcv_nxt, facts.write_seq);
+        mine.set = set_of(facts.rcv_nxt, facts.write_seq);
         join(seen, facts, mine)
     }
 }
@@ -185,14 +188,14 @@ fn handle(ep: *mut c_void) -> u64 {
 
 /// The connecting end: installs and waits. The socket is installed first, so that whoever takes the offer finds it complete.
 fn offer(seen: &Seen, facts: Facts, mine: Endpoint) -> Result<(), Refusal> {
-    let place = mine.key;
+    let set = mine.set;
     let ep = endpoint(mine)?;
     // SAFETY: no requirements.
     let now = unsafe { ffi::ts_clock_us() };
     // SAFETY: locked, within the program; `screen` saw both slots empty. An offer that loses its place leaves a socket that works
     // as base does: its endpoint has no link and never will.
     unsafe { ffi::ts_install(seen.sk, ep) };
-    let lost = with_set(place, |set| {
+    let lost = with_set(set, |set| {
         set.put(facts, handle(ep), now, now.wrapping_add(LIFETIME))
     });
     Counter::OffersMade.add(1);
@@ -202,28 +205,23 @@ fn offer(seen: &Seen, facts: Facts, mine: Endpoint) -> Result<(), Refusal> {
 
 /// The accepted end: takes the offer and joins. No descriptor exists yet, so nobody is inside base code of this socket.
 fn join(seen: &Seen, facts: Facts, mine: Endpoint) -> Result<(), Refusal> {
-    let place = mine.key;
     let (ring_kbytes, busy_poll_us) = (mine.ring_kbytes, mine.busy_poll_us);
-    // SAFETY: any context.
-    let pair = NonNull::new(unsafe { ffi::ts_pair_alloc() })
-        .ok_or(Refusal::NoMemory)?
-        .cast::<Pair>();
-    // The endpoint is made when the offer is found: most calls at accepting ends of remote connections find none.
     // SAFETY: no requirements.
     let now = unsafe { ffi::ts_clock_us() };
-    let joined = with_set(place, |set| {
+    let pair = with_set(mine.set, |set| {
         let theirs = set.take(&facts, now)?;
         let other = ptr::with_exposed_provenance_mut::<c_void>(theirs as usize);
-        let ep = endpoint(Endpoint {
-            linked: Pair::link(pair, Side::Passive),
-            ..mine
-        })?;
+        // Made when the offer is found, since most that look find none. Without memory the offer is gone, and both ends stay TCP.
+        let (pair, ep) = pair_and_endpoint(mine)?;
         // SAFETY: its offer was in the table, so the endpoint and its socket are alive and stay so under this lock; nobody
-        // else touches the body while it is offered.
-        let (sk, body) = unsafe { (ffi::ts_endpoint_sock(other), body(other)) };
-        let sizes = (body.ring_kbytes, ring_kbytes);
-        let budgets = (body.busy_poll_us, busy_poll_us);
-        body.linked = Pair::link(pair, Side::Active);
+        // else touches these fields while it is offered.
+        let (sk, sizes, budgets) = unsafe {
+            let body = other.cast::<Endpoint>();
+            (*body).linked = Pair::link(pair, Side::Active);
+            let sizes = ((*body).ring_kbytes, ring_kbytes);
+            let budgets = ((*body).busy_poll_us, busy_poll_us);
+            (ffi::ts_endpoint_sock(other), sizes, budgets)
+        };
         // SAFETY: the pair is ours until it is linked. Both sockets are alive: the references are dropped when the
         // endpoints are freed.
         unsafe {
@@ -234,30 +232,49 @@ fn join(seen: &Seen, facts: Facts, mine: Endpoint) -> Result<(), Refusal> {
             ffi::ts_install(seen.sk, ep);
             ffi::ts_endpoint_set_link(other, Pair::link(pair, Side::Active));
         }
-        Ok(())
-    });
-    match joined {
-        Ok(()) => {
-            Counter::PairsMade.add(1);
-            // SAFETY: the program runs inside an RCU read-side section that began when both endpoints were found, and their references
-            // to the pair go a grace period later at the earliest.
-            unsafe { ffi::ts_pair_list(pair.as_ptr().cast()) };
+        Ok(pair)
+    })?;
+    Counter::PairsMade.add(1);
+    // SAFETY: the program runs inside an RCU read-side section that began when both endpoints were found, and their references
+    // to the pair go a grace period later at the earliest.
+    unsafe { ffi::ts_pair_list(pair.as_ptr().cast()) };
+    Ok(())
+}
+
+/// Memory for a pair, and the accepted end's endpoint in it.
+fn pair_and_endpoint(mine: Endpoint) -> Result<(NonNull<Pair>, *mut c_void), Refusal> {
+    // SAFETY: any context.
+    let memory = NonNull::new(unsafe { ffi::ts_pair_alloc() }).ok_or(Refusal::NoMemory)?;
+    let pair = memory.cast::<Pair>();
+    let linked = Pair::link(pair, Side::Passive);
+    match endpoint(Endpoint { linked, ..mine }) {
+        Ok(ep) => Ok((pair, ep)),
+        Err(reason) => {
+            // SAFETY: never linked, never listed.
+            unsafe { ffi::ts_pair_free(memory.as_ptr()) };
+            Err(reason)
         }
-        // SAFETY: never linked.
-        Err(_) => unsafe { ffi::ts_pair_free(pair.as_ptr().cast()) },
     }
-    joined
 }
 
 /// Takes the endpoint's offer back; `true` if it is not paired, and then it never will be. Any context.
 #[unsafe(no_mangle)]
 pub(crate) extern "C" fn tcp_splice_withdraw(ep: *mut c_void) -> bool {
-    // SAFETY: the caller's endpoint is alive; `key` was written before it was known to anyone.
-    let place = unsafe { (*ep.cast::<Endpoint>()).key };
-    with_set(place, |set| {
+    // SAFETY: the caller's endpoint is alive; `set` was written before it was known to anyone.
+    let (set, withdrawn) = unsafe {
+        let body = ep.cast::<Endpoint>();
+        ((*body).set, &(*body).withdrawn)
+    };
+    if withdrawn.load(Ordering::Relaxed) {
+        return true;
+    }
+    with_set(set, |set| {
         set.withdraw(handle(ep));
         // SAFETY: alive.
-        unsafe { ffi::ts_endpoint_link(ep) == 0 && (*ep.cast::<Endpoint>()).linked == 0 }
+        let never =
+            unsafe { ffi::ts_endpoint_link(ep) == 0 && (*ep.cast::<Endpoint>()).linked == 0 };
+        withdrawn.store(never, Ordering::Relaxed);
+        never
     })
 }
 

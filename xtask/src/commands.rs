@@ -168,7 +168,7 @@ pub fn costs(options: &VmOptions, more: &[String]) -> Result<()> {
         .map(str::to_owned)
         .chain(more.iter().cloned())
         .collect();
-    let outcome = prepared.boot(&options, &Job::Command(&command), "costs")?;
+    let outcome = prepared.boot(&options, &Job::Command(&command), "costs", true)?;
     guest::verdict_of(&outcome.complaints)
 }
 

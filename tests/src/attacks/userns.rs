@@ -14,7 +14,7 @@ use tcp_splice_world::pattern::Pattern;
 use super::attacker::{Attacker, numbers, own_both_addresses};
 use super::moved_exactly;
 use super::tenant::{PORT, SERVER, Tenant, abort, connect_from, talk};
-use crate::env::{Claim, Env};
+use crate::env::{Claim, Env, wait_until};
 use crate::scenario::Scenario;
 
 pub const ALL: &[Scenario] = &[
@@ -114,6 +114,10 @@ fn reaches_out(_env: &Env) -> Result<Claim> {
         ("pairs_made", 0),
     ];
     moved_exactly(&before, &want)?;
+    // A FIN that is on its way when the attacker's namespace goes would be sent again for minutes.
+    wait_until("all connections to end", || {
+        Ok(Counters::read()?.get("endpoints_alive")? == before.get("endpoints_alive")?)
+    })?;
     Ok(Claim::untouched())
 }
 
