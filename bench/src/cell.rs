@@ -139,6 +139,11 @@ impl Cell {
         }
     }
 
+    /// Do its rates depend so much on what else the host does that those to be compared have to be measured at once?
+    pub fn is_unsteady(self) -> bool {
+        matches!(self, Self::Redis(_))
+    }
+
     /// The factor against plain TCP that this project wants at least, where it has said one.
     pub fn target(self, mode: Mode) -> Option<f64> {
         match (mode, self) {

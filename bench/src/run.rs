@@ -165,17 +165,49 @@ impl Runner<'_> {
         Ok(())
     }
 
+    /// The modes take turns with all cells each, or, where a factor moves much with the host's load, one after the other with each cell:
+    /// changing the mode takes time.
     fn one_round(&mut self, round: u32) -> Result<()> {
+        let start = Instant::now();
         for mode in Mode::ALL {
-            mode.enter()?;
-            let start = Instant::now();
-            for index in 0..self.stages.len() {
-                for cell in self.options.cells(self.stages[index].place) {
-                    self.one_cell(index, cell, mode, round)?;
+            self.one_turn(mode, round, |cell| !cell.is_unsteady())?;
+        }
+        for unsteady in self.unsteady_cells() {
+            for mode in Mode::ALL {
+                self.one_turn(mode, round, |cell| cell == unsteady)?;
+            }
+        }
+        let (rounds, took) = (self.options.rounds(), start.elapsed().as_secs_f64());
+        eprintln!("round {round} of {rounds}: {took:.0} s");
+        Ok(())
+    }
+
+    fn unsteady_cells(&self) -> Vec<Cell> {
+        let mut found = Vec::new();
+        for stage in &self.stages {
+            for cell in self.options.cells(stage.place) {
+                if cell.is_unsteady() && !found.contains(&cell) {
+                    found.push(cell);
                 }
             }
-            let (rounds, took) = (self.options.rounds(), start.elapsed().as_secs_f64());
-            eprintln!("round {round} of {rounds}, {mode}: {took:.0} s");
+        }
+        found
+    }
+
+    /// Some cells in one mode.
+    fn one_turn(&mut self, mode: Mode, round: u32, wanted: impl Fn(Cell) -> bool) -> Result<()> {
+        let mut entered = false;
+        for index in 0..self.stages.len() {
+            for cell in self.options.cells(self.stages[index].place) {
+                if !wanted(cell) {
+                    continue;
+                }
+                if !entered {
+                    mode.enter()?;
+                    entered = true;
+                }
+                self.one_cell(index, cell, mode, round)?;
+            }
         }
         Ok(())
     }
