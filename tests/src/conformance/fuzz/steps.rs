@@ -40,6 +40,19 @@ struct Flow {
     /// Its sender shut it down, or its receiver did; not both, since bytes would make a reset.
     shut: bool,
     deaf: bool,
+    /// SO_RCVLOWAT of its receiver, if that was set.
+    mark: usize,
+}
+
+/// What poll(2) says of bytes.
+const READABLE: i16 = libc::POLLIN | libc::POLLRDNORM;
+
+impl Flow {
+    /// There are bytes, fewer than the mark: a direction that goes back to TCP says that it is readable, so that nobody misses the moment at
+    /// which it is (README.md).
+    fn is_below_the_mark(&self) -> bool {
+        (1..self.mark).contains(&self.unread)
+    }
 }
 
 struct Steps<'a> {
@@ -306,6 +319,9 @@ impl Steps<'_> {
     fn look(&mut self, end: usize) -> Result<()> {
         let (r, socket) = (self.r, &self.ends[end]);
         match self.rng.u32(..10) {
+            0..5 if self.flows[1 - end].is_below_the_mark() => {
+                poll_but(r, &format!("{} polls", NAMES[end]), socket, 0, READABLE);
+            }
             0..5 => poll(r, &format!("{} polls", NAMES[end]), socket, 0),
             5..7 => r.readable("FIONREAD", socket),
             7 => r.option("low-water mark", socket, SOL_SOCKET, libc::SO_RCVLOWAT),
@@ -330,6 +346,9 @@ impl Steps<'_> {
         let (level, name, values) = options[self.rng.usize(..options.len())];
         let value = values[self.rng.usize(..values.len())];
         let what = format!("{} sets {level}/{name} to {value}", NAMES[end]);
+        if name == libc::SO_RCVLOWAT {
+            self.flows[1 - end].mark = value as usize;
+        }
         self.r.set(&what, &self.ends[end], (level, name), value);
         if name == libc::SO_DETACH_FILTER && self.chance(2) {
             let attached = calls::attach_filter(&self.ends[end], u32::MAX);
@@ -349,6 +368,7 @@ impl Steps<'_> {
         // TCP does not wake a reader that has a part already for less than the mark.
         let mark = (SOL_SOCKET, libc::SO_RCVLOWAT);
         self.r.set("no mark", &self.ends[1 - end], mark, 1);
+        self.flows[end].mark = 1;
         self.r.send(
             &format!("{name} sends {length} urgently"),
             &self.ends[end],
@@ -456,9 +476,14 @@ impl Steps<'_> {
 /// Waits until poll(2) says all of `events` and notes all that it says but POLLERR: a packet that is sent again is reported again in the
 /// error queue, which is chance.
 fn poll(r: &Run, what: &str, socket: &TcpStream, events: i16) {
+    poll_but(r, what, socket, events, 0);
+}
+
+/// The same, and says nothing of the events `unsaid`.
+fn poll_but(r: &Run, what: &str, socket: &TcpStream, events: i16, unsaid: i16) {
     let now = || calls::poll(socket, ALL, 0);
     soon(|| now().is_ok_and(|now| now & events == events));
-    let events = now().map(|now| trace::events((now & !POLLERR).into()));
+    let events = now().map(|now| trace::events((now & !POLLERR & !unsaid).into()));
     r.result(what, events);
 }
 
