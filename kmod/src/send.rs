@@ -195,14 +195,15 @@ impl<'a> Send<'a> {
             self.count_tcp(sent);
             return sent;
         }
-        // SO_SNDTIMEO is over.
+        if View::of(self.sk, self.link).any(ENDED) {
+            return ffi::BASE;
+        }
+        // SO_SNDTIMEO is over; an error would have come first (sk_stream_wait_memory()).
         if self.timeout == Some(0) {
             return -EAGAIN;
         }
         // It may wait for long. What it will say is not known: it is counted as what it was asked to send.
-        if !View::of(self.sk, self.link).any(ENDED) {
-            Counter::TcpBytes.add(self.size as u64);
-        }
+        Counter::TcpBytes.add(self.size as u64);
         ffi::BASE
     }
 
