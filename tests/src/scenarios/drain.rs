@@ -496,7 +496,9 @@ fn children_come_and_go(env: &Env) -> Result<Claim> {
 fn small_notsent_mark(env: &Env) -> Result<Claim> {
     const LONG: usize = 3 << 20;
     let conn = env.conn()?;
+    // A fixed size, or the ring would grow to hold it all.
     setsockopt(&conn.server, sockopt::RcvBuf, &65536)?;
+    setsockopt(&conn.client, sockopt::SndBuf, &65536)?;
     sys::set_option(
         &conn.client,
         libc::IPPROTO_TCP,
