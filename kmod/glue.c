@@ -286,21 +286,40 @@ u32 ts_recv_extras(const struct sock *sk, const struct msghdr *msg)
 {
 	u32 extras = 0;
 
-	if (unlikely(msg->msg_get_inq || (tcp_sk(sk)->recvmsg_inq && !sock_flag(sk, SOCK_RCVTSTAMP))))
+	if (unlikely(msg->msg_get_inq || tcp_sk(sk)->recvmsg_inq))
 		extras |= TS_EXTRA_INQ;
 	if (unlikely(READ_ONCE(sk->sk_peek_off) >= 0))
 		extras |= TS_EXTRA_PEEK_OFF;
 	return extras;
 }
 
-/* In place of what base may have said. With receive timestamps on, which share the control buffer, base's answer stays. */
+/* Undoes the last control message that base put behind @control, if it is TCP_CM_INQ and can be undone. */
+static bool ts_undo_inq(struct msghdr *msg, struct ts_control control)
+{
+	const ssize_t space = CMSG_SPACE(sizeof(int));
+	struct cmsghdr __user *last = msg->msg_control_user - space;
+	int level, type;
+
+	if (!msg->msg_control_is_user || (msg->msg_flags & MSG_CMSG_COMPAT) || msg->msg_control - control.at < space)
+		return false;
+	if (get_user(level, &last->cmsg_level) || get_user(type, &last->cmsg_type) || level != SOL_TCP || type != TCP_CM_INQ)
+		return false;
+	msg->msg_control_user = last;
+	msg->msg_controllen += space;
+	return true;
+}
+
+/* In place of what base may have said since @control, but behind its receive timestamp. Where that is not possible base's answer stays. */
 void ts_put_inq(struct sock *sk, struct msghdr *msg, int inq, struct ts_control control)
 {
 	msg->msg_inq = inq;
-	if (tcp_sk(sk)->recvmsg_inq && !sock_flag(sk, SOCK_RCVTSTAMP)) {
+	if (!tcp_sk(sk)->recvmsg_inq)
+		return;
+	if (!sock_flag(sk, SOCK_RCVTSTAMP))
 		ts_control_reset(msg, control);
-		put_cmsg(msg, SOL_TCP, TCP_CM_INQ, sizeof(inq), &inq);
-	}
+	else if (msg->msg_control != control.at && !ts_undo_inq(msg, control))
+		return;
+	put_cmsg(msg, SOL_TCP, TCP_CM_INQ, sizeof(inq), &inq);
 }
 
 void ts_bug(void)

@@ -90,6 +90,17 @@ bool ts_chunk_is_lent(const void *chunk)
 	return lent;
 }
 
+/* Base recvmsg that leaves SO_PEEK_OFF as it is, as tcp_splice_read() does. Callers hold the lane's receive lock. */
+static long ts_base_recv_for_pipe(struct sock *sk, struct msghdr *msg, size_t len)
+{
+	int peek_off = READ_ONCE(sk->sk_peek_off);
+	long copied = ts_call_recvmsg(sk, msg, len, MSG_DONTWAIT);
+
+	if (unlikely(peek_off > 0))
+		WRITE_ONCE(sk->sk_peek_off, peek_off);
+	return copied;
+}
+
 /*
  * At most @len of TCP's bytes into the pipe, by base recvmsg without waiting. As base, and -ENOBUFS: the pipe is full. What base gives
  * fits, since room and pages are there before.
@@ -115,7 +126,7 @@ long ts_pipe_base_recv(struct sock *sk, struct pipe_inode_info *pipe, size_t len
 		return -ENOMEM;
 	len = min_t(size_t, len, (size_t)have << PAGE_SHIFT);
 	iov_iter_bvec(&msg.msg_iter, ITER_DEST, bvec, have, len);
-	copied = ts_call_recvmsg(sk, &msg, len, MSG_DONTWAIT);
+	copied = ts_base_recv_for_pipe(sk, &msg, len);
 	for (i = 0, left = copied; i < have; i++) {
 		struct page *page = bvec[i].bv_page;
 

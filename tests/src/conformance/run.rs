@@ -8,9 +8,11 @@ use std::sync::Mutex;
 use std::sync::atomic::{AtomicU64, Ordering};
 
 use anyhow::{Context, Result, bail, ensure};
+use libc::{SO_MARK, SOL_SOCKET};
 use tcp_splice_world::counters::Counters;
 use tcp_splice_world::link::Link;
 
+use crate::calls::{self, Control};
 use crate::case::Need;
 use crate::trace::FAULT;
 
@@ -135,11 +137,24 @@ impl Run {
         Ok(pair)
     }
 
-    /// A connection whose server has `text` unread that the client sent over TCP; the client's next bytes may go through a ring.
+    /// A connection whose server has `text` unread that the client sent over TCP, before the server accepted; the client's next bytes may
+    /// go through a ring. A control message keeps `text` out of it.
     pub fn half(&self, text: &[u8]) -> Result<Pair> {
         let listener = self.listen()?;
         let client = self.connect(&listener)?;
-        (&client).write_all(text)?;
+        let before = self.counters()?;
+        let mark = Control::word(SOL_SOCKET, SO_MARK, 0);
+        let sent = calls::sendmsg(&client, &[text], &[mark], 0);
+        let sent = sent.context("failed to send with SO_MARK")?;
+        ensure!(sent == text.len(), "only {sent} of {} bytes were sent", text.len());
+        if self.counted && self.over == Over::Spliced {
+            let moved = self.counters()?.since(&before);
+            ensure!(
+                moved.get("tcp_bytes")? >= sent as u64,
+                "the first bytes did not go over TCP: {:?}",
+                moved.moved()
+            );
+        }
         let pair = self.accept(&listener, client)?;
         self.arrived(&pair.server, text.len());
         Ok(pair)

@@ -272,9 +272,13 @@ fn into_memory_that_ends_within_the_border(r: &Run) -> Result<()> {
     let mut cliff = Cliff::new(8192)?;
     r.send("send", &client, b"through the ring", 0);
     r.arrived(&server, 25);
-    r.result("room for 9 of 25", cliff.recv(&server, 9, 25));
-    let left = sys::readable_bytes(&server)?;
-    r.take("rest", &server, left);
+    // The first 9, or EFAULT where TCP merged both sends into one packet: in any case the rest begins where the call ended.
+    let got = cliff.recv(&server, 9, 25).unwrap_or(0);
+    r.note("no more than there was room for", got <= 9);
+    let mut rest = [0; 100];
+    let left = sys::recv(&server, &mut rest, 0)?;
+    let all = b"over TCP through the ring";
+    r.note("no byte is lost or doubled", rest[..left] == all[got..]);
     Ok(())
 }
 

@@ -19,6 +19,7 @@ pub const ALL: &[Case] = &[
     case!(inq),
     case!(inq_across_the_border),
     case!(inq_at_the_end),
+    case!(inq_with_receive_time),
     case!(inq_not_asked_for),
     case!(receive_time),
     case!(receive_time_in_nanoseconds),
@@ -103,6 +104,20 @@ fn inq_at_the_end(r: &Run) -> Result<()> {
     Ok(())
 }
 
+/// Both options share the control buffer: of ring bytes, of TCP's, and of both in one call.
+fn inq_with_receive_time(r: &Run) -> Result<()> {
+    let Pair { client, server } = r.half(b"over TCP ")?;
+    r.set("inq", &server, (IPPROTO_TCP, TCP_INQ), 1);
+    r.send("send", &client, b"through the ring, ", 0);
+    r.set("option", &server, (SOL_SOCKET, SO_TIMESTAMP), 1);
+    r.send("send", &client, b"TCP again", 0);
+    r.arrived(&server, 36);
+    for length in [4, 8, 10, 8, 6] {
+        receive_inq(r, &server, length);
+    }
+    Ok(())
+}
+
 fn inq_not_asked_for(r: &Run) -> Result<()> {
     let Pair { client, server } = r.warm()?;
     r.send("send", &client, b"hello", 0);
@@ -149,12 +164,14 @@ fn receive_time_by_time_stamping(r: &Run) -> Result<()> {
 
 fn receive_time_across_the_border(r: &Run) -> Result<()> {
     let Pair { client, server } = r.half(b"over TCP ")?;
+    r.send("send", &client, b"ring ", 0);
+    r.arrived(&server, 14);
     r.set("option", &server, (SOL_SOCKET, SO_TIMESTAMP), 1);
     stamping();
-    r.send("send", &client, b"ring", 0);
-    r.arrived(&server, 13);
+    r.send("send", &client, b"TCP again", 0);
+    r.arrived(&server, 23);
     // The first bytes came before anybody asked, so whether they have a time is chance.
-    r.take("take", &server, 9);
+    r.take("take", &server, 14);
     receive(r, &server, 10);
     Ok(())
 }

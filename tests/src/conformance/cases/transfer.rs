@@ -8,6 +8,7 @@ use std::os::fd::{AsFd, OwnedFd};
 use std::thread;
 
 use anyhow::Result;
+use libc::{MSG_DONTWAIT, MSG_PEEK, SO_PEEK_OFF, SOL_SOCKET};
 use nix::fcntl::{SpliceFFlags, splice, tee, vmsplice};
 use nix::sys::memfd::{MFdFlags, memfd_create};
 use nix::sys::sendfile::sendfile;
@@ -30,6 +31,7 @@ pub const ALL: &[Case] = &[
     case!(tee_then_splice),
     case!(splice_from_socket),
     case!(splice_from_socket_across_the_border),
+    case!(splice_leaves_the_peek_offset),
     case!(splice_from_nothing).lanes(),
     case!(splice_waits),
     case!(splice_of_nothing_wanted).lanes(),
@@ -204,6 +206,26 @@ fn splice_from_socket_across_the_border(r: &Run) -> Result<()> {
     server.set_nonblocking(true)?;
     r.result("splice of nothing", moved(&server, &into, 100, NOW));
     piped(r, "pipe", &out, 100);
+    Ok(())
+}
+
+/// Unlike recv(), splice(2) does not take what it read off SO_PEEK_OFF: neither TCP's bytes nor the ring's.
+fn splice_leaves_the_peek_offset(r: &Run) -> Result<()> {
+    let Pair { client, server } = r.half(b"over TCP ")?;
+    let (out, into) = pipe()?;
+    r.send("send", &client, b"through the ring", 0);
+    r.arrived(&server, 25);
+    r.set("offset 10", &server, (SOL_SOCKET, SO_PEEK_OFF), 10);
+    r.result("splice 4 of TCP's", moved(&server, &into, 4, NOW));
+    r.option("offset", &server, SOL_SOCKET, SO_PEEK_OFF);
+    r.recv("peek", &server, 3, MSG_PEEK);
+    r.result("splice the other 5", moved(&server, &into, 5, NOW));
+    r.option("offset", &server, SOL_SOCKET, SO_PEEK_OFF);
+    r.result("splice 2 of the ring's", moved(&server, &into, 2, NOW));
+    r.option("offset", &server, SOL_SOCKET, SO_PEEK_OFF);
+    r.recv("peek", &server, 100, MSG_PEEK | MSG_DONTWAIT);
+    piped(r, "pipe", &out, 100);
+    r.recv("recv", &server, 100, 0);
     Ok(())
 }
 
