@@ -36,7 +36,7 @@
 
 /* Which sockets. */
 struct ts_drain {
-	u64 before;		/* those that were offered until then (ktime_get_coarse_ns()) */
+	u64 before;		/* those that were offered until then; jiffies */
 	bool all_ports;
 	DECLARE_BITMAP(ports, 1 << 16);	/* or with one of these, as the socket sees them */
 };
@@ -167,17 +167,13 @@ static int ts_drain_locked(struct sock *sk, struct ts_endpoint *listed, bool alo
 	return err;
 }
 
-/* Offers do not live longer (LIFETIME of src/pairing.rs). */
-#define TS_GIVE_UP_NS (6 * NSEC_PER_SEC)
-
 /*
  * A call on a socket, which keeps its file, found this endpoint there, and no link: an end whose other end was not offered, or one that
- * was handed back. After a while nothing will come of it, and what we have put on the socket goes.
+ * was handed back, long ago. Nothing will come of it, and what we have put on the socket goes.
  */
 void ts_give_up(struct sock *sk, struct ts_endpoint *ep)
 {
-	if (ktime_get_coarse_ns() - ep->made > TS_GIVE_UP_NS)
-		ts_drain_locked(sk, ep, false, false);
+	ts_drain_locked(sk, ep, false, false);
 }
 
 /* 0: the module has let go of it. The caller has a reference to the socket, and has announced itself in ts_drains. */
@@ -235,10 +231,19 @@ static int ts_drain_pass(const struct ts_drain *drain)
 	return err;
 }
 
+/* A time of CLOCK_MONOTONIC in jiffies, rounded up; if it is yet to come, the end of time. */
+static u64 ts_jiffies_at(u64 ns)
+{
+	u64 now = ktime_get_ns();
+
+	return ns < now ? get_jiffies_64() - nsecs_to_jiffies64(now - ns) : U64_MAX;
+}
+
 /* "before=NANOSECONDS ports=LIST"; each may be missing. */
 static int ts_drain_parse(struct ts_drain *drain, char *text)
 {
 	char *word, *ports, *port;
+	u64 before = U64_MAX;
 	u16 number;
 	int err = 0;
 
@@ -246,7 +251,7 @@ static int ts_drain_parse(struct ts_drain *drain, char *text)
 		if (!*word) {
 			continue;
 		} else if (str_has_prefix(word, "before=")) {
-			err = kstrtou64(word + strlen("before="), 10, &drain->before);
+			err = kstrtou64(word + strlen("before="), 10, &before);
 		} else if (str_has_prefix(word, "ports=")) {
 			drain->all_ports = false;
 			ports = word + strlen("ports=");
@@ -261,6 +266,7 @@ static int ts_drain_parse(struct ts_drain *drain, char *text)
 			err = -EINVAL;
 		}
 	}
+	drain->before = ts_jiffies_at(before);
 	return err;
 }
 
@@ -286,7 +292,6 @@ static ssize_t ts_drain_write(struct file *file, const char __user *buf, size_t 
 	}
 	drain = kvzalloc(sizeof(*drain), GFP_KERNEL);
 	if (drain) {
-		drain->before = U64_MAX;
 		drain->all_ports = true;
 		err = ts_drain_parse(drain, text);
 		if (!err) {

@@ -27,7 +27,7 @@ struct ts_endpoint {
 	bool left;			/* disconnected: another one may follow */
 	bool superseded;		/* another one is on the socket now, and has this one among its older ones */
 	bool letting_go;		/* ->rcu is in use: ts_endpoint_let_go_all() */
-	u64 made;			/* ktime_get_coarse_ns() */
+	u64 made;			/* jiffies */
 	struct ts_node node;		/* in ts_endpoints (main.c), until nobody can find it any more */
 	struct rcu_head rcu;
 	u8 body[TS_ENDPOINT_BYTES] __aligned(8);
@@ -74,7 +74,7 @@ bool ts_rings_have_memory(void);
 extern struct ts_index ts_endpoints;
 extern atomic_t ts_drains;
 extern atomic_long_t ts_drained;
-void ts_endpoint_discard_all(struct ts_endpoint *ep);
+void ts_endpoint_discard_all(struct ts_endpoint *ep, bool known);
 void ts_endpoint_retire_all(struct ts_endpoint *ep);
 void ts_endpoint_let_go_all(struct ts_endpoint *ep);
 
@@ -148,6 +148,12 @@ static __always_inline unsigned long ts_link(const struct sock *sk)
 	const struct ts_endpoint *ep = ts_endpoint(sk);
 
 	return ep ? smp_load_acquire(&ep->link) : 0;
+}
+
+/* An offer lives for 5 s (LIFETIME of src/pairing.rs): one that has no link after this time will have none. */
+static __always_inline bool ts_is_overdue(const struct ts_endpoint *ep)
+{
+	return get_jiffies_64() - ep->made > 6 * HZ;
 }
 
 /* proto->recvmsg lost its addr_len argument in 7.1. */

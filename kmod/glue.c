@@ -3,7 +3,7 @@
 #define pr_fmt(fmt) KBUILD_MODNAME ": " fmt
 
 #include <linux/bug.h>
-#include <linux/siphash.h>
+#include <linux/jhash.h>
 #include <linux/sizes.h>
 #include <linux/uio.h>
 #include <net/sock.h>
@@ -152,7 +152,7 @@ void ts_linger_reset(struct sock *sk)
 /* ---- the registry's lock and hash ---- */
 
 static DEFINE_SPINLOCK(ts_registry);
-static siphash_key_t ts_registry_key __read_mostly;
+static u32 ts_registry_key[2] __read_mostly;
 
 void ts_registry_lock(void)
 {
@@ -164,10 +164,11 @@ void ts_registry_unlock(void)
 	spin_unlock_bh(&ts_registry);
 }
 
-u64 ts_registry_hash(u64 key)
+/* As inet_ehashfn(): sequence numbers are the kernel's choice, and a flood takes no more than its namespace's share of a set. */
+u32 ts_registry_hash(u32 active_seq, u32 passive_seq)
 {
-	net_get_random_once(&ts_registry_key, sizeof(ts_registry_key));
-	return siphash_1u64(key, &ts_registry_key);
+	net_get_random_once(ts_registry_key, sizeof(ts_registry_key));
+	return jhash_3words(active_seq, passive_seq, ts_registry_key[0], ts_registry_key[1]);
 }
 
 /* ---- bytes ---- */

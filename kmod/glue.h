@@ -110,7 +110,7 @@ void ts_linger_reset(struct sock *sk);
 
 void ts_registry_lock(void);
 void ts_registry_unlock(void);
-u64 ts_registry_hash(u64 key);
+u32 ts_registry_hash(u32 active_seq, u32 passive_seq);
 
 /* ---- lane locks: 0 and 1 send, 2 and 3 receive ---- */
 
@@ -253,7 +253,7 @@ int tcp_splice_hand_back(struct sock *sk, struct ts_endpoint_body *ep, u32 disco
 void tcp_splice_let_go(struct ts_endpoint_body *ep);
 void tcp_splice_ring_bytes(unsigned long link, u64 *sent, u64 *received);
 void tcp_splice_release_cb(unsigned long link, struct sock *sk);
-void tcp_splice_release(struct ts_endpoint_body *ep);
+bool tcp_splice_release(struct ts_endpoint_body *ep);
 void tcp_splice_endpoint_free(struct ts_endpoint_body *ep);
 int tcp_splice_ring_kbytes(u32 request, u32 *kbytes);
 void tcp_splice_show(struct seq_file *seq);

@@ -31,7 +31,7 @@ void ts_destruct(struct sock *sk)
 	}
 	rcu_assign_sk_user_data(sk, NULL);
 	ep->destruct(sk);
-	ts_endpoint_discard_all(ep);	/* last: it lets go of the module */
+	ts_endpoint_discard_all(ep, true);	/* last: it lets go of the module */
 }
 
 /*

@@ -87,7 +87,7 @@ static noinline int ts_try_sendmsg(struct sock *sk, struct msghdr *msg, size_t s
 	int sent = TS_BASE;
 
 	if (unlikely(!link)) {
-		if (ep)
+		if (ep && ts_is_overdue(ep))
 			ts_give_up(sk, ep);
 		goto out;
 	}
@@ -129,7 +129,7 @@ static noinline int ts_try_recvmsg(struct sock *sk, struct msghdr *msg, size_t l
 		unsigned long link = ep ? smp_load_acquire(&ep->link) : 0;
 
 		if (unlikely(!link)) {
-			if (ep)
+			if (ep && ts_is_overdue(ep))
 				ts_give_up(sk, ep);
 			break;
 		}
@@ -277,7 +277,9 @@ static void ts_release_cb(struct sock *sk)
 		tcp_splice_release_cb(link, sk);
 	if (likely(ep))
 		ts_graft(sk);
-	tcp_prot.release_cb(sk);
+	/* As tcp_release_cb_cond(), and tcp_release_cb() itself. */
+	if (unlikely(smp_load_acquire(&sk->sk_tsq_flags) & TCP_DEFERRED_ALL))
+		tcp_prot.release_cb(sk);
 }
 
 /* ---- the tables and the slot ---- */
@@ -408,7 +410,7 @@ void ts_install(struct sock *sk, struct ts_endpoint_body *body)
 	struct inet_connection_sock *icsk = inet_csk(sk);
 
 	ep->sk = sk;
-	ep->made = ktime_get_coarse_ns();
+	ep->made = get_jiffies_64();
 	ep->disconnects = sk->sk_disconnects;
 	ep->older = ts_endpoint(sk);
 	if (ep->older) {
@@ -435,8 +437,8 @@ void ts_clear_user_data(struct sock *sk, struct ts_endpoint *ep)
 }
 
 /*
- * tcp_cleanup_ulp(), from the socket's destroy: no descriptor is left, so no call of this socket is under way; the other end may
- * be waking us under RCU, so everything is freed a grace period later.
+ * tcp_cleanup_ulp(), from the socket's destroy: no descriptor is left, so no call of this socket is under way; the other end, if there is
+ * one, may be waking us under RCU, so everything is freed a grace period later. The slot's reference to the module is put after this.
  */
 static void ts_ulp_release(struct sock *sk)
 {
@@ -446,8 +448,7 @@ static void ts_ulp_release(struct sock *sk)
 	ts_clear_user_data(sk, ep);
 	/* The final free still reads sk_prot, perhaps long after the endpoint let go of the module. */
 	ts_uninstall_protocol(sk);
-	tcp_splice_release((struct ts_endpoint_body *)ep->body);
-	ts_endpoint_discard_all(ep);
+	ts_endpoint_discard_all(ep, tcp_splice_release((struct ts_endpoint_body *)ep->body));
 }
 
 /* A disconnected socket keeps its slot; should it listen, its children are born without. */

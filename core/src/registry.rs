@@ -9,7 +9,7 @@
 //! leaves offers lying about loses those. A namespace holds at most [`SHARE`] of a set, and one that holds much of a full set
 //! makes room for those that hold less: a flood in one namespace hurts nobody but itself.
 //!
-//! The caller provides the lock, a keyed hash of the two sequence numbers (so that nobody can aim at one set), and the time.
+//! The caller provides the lock, a keyed hash of the two sequence numbers (so that a set is hard to aim at), and the time.
 
 use crate::pairing::{self, Facts, Refusal};
 use core::cmp::Reverse;
@@ -49,15 +49,18 @@ impl Set {
             handle,
             expires,
         };
-        if self.held(facts.netns, now) < SHARE {
-            let free = self
-                .ways
-                .iter_mut()
-                .find(|w| w.is_none_or(|o| o.expires <= now));
-            if let Some(way) = free {
-                *way = Some(offer);
-                return None;
+        let (mut held, mut free) = (0_usize, None);
+        for way in &mut self.ways {
+            match way {
+                Some(o) if o.expires > now => {
+                    held = held.wrapping_add(usize::from(o.facts.netns == facts.netns));
+                }
+                _ => free = free.or(Some(way)),
             }
+        }
+        if let Some(way) = free.filter(|_| held < SHARE) {
+            *way = Some(offer);
+            return None;
         }
         let loser = self.loser(facts.netns, now)?;
         let way = self

@@ -178,7 +178,7 @@ unsafe extern "C" {
 
     pub(crate) fn ts_registry_lock();
     pub(crate) fn ts_registry_unlock();
-    pub(crate) fn ts_registry_hash(key: u64) -> u64;
+    pub(crate) fn ts_registry_hash(active_seq: u32, passive_seq: u32) -> u32;
 
     /// Sleeps.
     pub(crate) fn ts_lane_lock(pair: *mut c_void, which: c_uint);

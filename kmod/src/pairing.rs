@@ -85,9 +85,8 @@ fn with_set<T>(set: usize, f: impl FnOnce(&mut Set) -> T) -> T {
 
 /// Both ends find the same set: the connecting end's own number comes first.
 fn set_of(active_seq: u32, passive_seq: u32) -> usize {
-    let key = (u64::from(active_seq) << 32) | u64::from(passive_seq);
     // SAFETY: no requirements.
-    unsafe { ffi::ts_registry_hash(key) as usize % SETS }
+    unsafe { ffi::ts_registry_hash(active_seq, passive_seq) as usize % SETS }
 }
 
 /// Our part of the endpoint behind the pointer that C carries.
@@ -276,6 +275,12 @@ pub(crate) extern "C" fn tcp_splice_withdraw(ep: *mut c_void) -> bool {
         withdrawn.store(never, Ordering::Relaxed);
         never
     })
+}
+
+/// The endpoint was never paired and never will be: nobody but its socket ever knew of it.
+pub(crate) fn is_withdrawn(ep: *mut c_void) -> bool {
+    // SAFETY: the caller's endpoint is alive.
+    unsafe { (*ep.cast::<Endpoint>()).withdrawn.load(Ordering::Relaxed) }
 }
 
 /// Drops the pair's reference to the endpoint's socket: an RCU callback, a grace period after the slot was cleared. Only once.

@@ -16,7 +16,7 @@
 
 use crate::ffi::{self, EAGAIN, EBUSY, ENOMEM, Queue, Sock};
 use crate::pair::{Link, Side};
-use crate::pairing::tcp_splice_withdraw;
+use crate::pairing::{is_withdrawn, tcp_splice_withdraw};
 use crate::recv::Look;
 use crate::ring::Ring;
 use core::ffi::{c_int, c_uint, c_ulong, c_void};
@@ -226,10 +226,12 @@ impl Drop for Unread {
     }
 }
 
-/// The socket is being destroyed. The caller frees the endpoint after a grace period.
+/// The socket is being destroyed. `false`: the endpoint was never paired, so no other end may be looking at it. Else the caller frees it
+/// after a grace period.
 #[unsafe(no_mangle)]
-extern "C" fn tcp_splice_release(ep: *mut c_void) {
+extern "C" fn tcp_splice_release(ep: *mut c_void) -> bool {
     leave(ep);
+    !is_withdrawn(ep)
 }
 
 /// Somebody lets go of the socket's lock. If it is a thread that entered base recv() before the pair existed and is about to sleep

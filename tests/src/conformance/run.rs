@@ -146,7 +146,11 @@ impl Run {
         let mark = Control::word(SOL_SOCKET, SO_MARK, 0);
         let sent = calls::sendmsg(&client, &[text], &[mark], 0);
         let sent = sent.context("failed to send with SO_MARK")?;
-        ensure!(sent == text.len(), "only {sent} of {} bytes were sent", text.len());
+        ensure!(
+            sent == text.len(),
+            "only {sent} of {} bytes were sent",
+            text.len()
+        );
         if self.counted && self.over == Over::Spliced {
             let moved = self.counters()?.since(&before);
             ensure!(
