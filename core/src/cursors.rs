@@ -132,10 +132,20 @@ impl Cursors {
     /// Receiver: gives the `len` bytes from position `cons` on back to the sender; `true` if somebody waits for space.
     ///
     /// The caller holds the lane's receive lock. Release: the bytes have been copied out before they may be overwritten; pairs
-    /// with [`Cursors::cons`]. After `true` the caller wakes the sender or calls [`Cursors::want_space`] to keep the wish.
+    /// with [`Cursors::cons`]. After `true` the caller asks [`Cursors::is_worth_waking`].
     pub fn consume(&self, cons: u64, len: u64) -> bool {
         let new = cons.wrapping_add(len) << CONS_SHIFT;
         self.cons.0.swap(new, Ordering::AcqRel) & WANT != 0
+    }
+
+    /// Receiver, whose [`Cursors::consume`] up to `cons` said that somebody waits: is there enough space now? If not, the wish is
+    /// kept for the next time; the ring is not empty then, so there will be one.
+    pub fn is_worth_waking(&self, capacity: u64, cons: u64) -> bool {
+        let enough = writeable(capacity, self.prod().bytes.wrapping_sub(cons));
+        if !enough {
+            self.want_space();
+        }
+        enough
     }
 }
 

@@ -105,6 +105,36 @@ fn a_wish_for_space_is_not_lost() {
     });
 }
 
+/// EPOLLOUT: a poller registers as `sock_poll_wait()` does (on the queue, full barrier), asks for space and looks; the receiver gives
+/// bytes back one by one and looks at the queue, with the barrier of `ts_notify_writeable()`, when a quarter is free. Whoever is told
+/// "not writeable" is woken.
+#[test]
+fn a_parking_writer_is_woken_at_a_quarter() {
+    const CAPACITY: u64 = 8;
+    loom::model(|| {
+        let lane = Arc::new((Cursors::new(), AtomicBool::new(false)));
+        lane.0.publish(0, CAPACITY).unwrap();
+        let receiver = thread::spawn({
+            let lane = lane.clone();
+            move || {
+                let mut wakes = false;
+                for cons in 0..3 {
+                    if lane.0.consume(cons, 1) && lane.0.is_worth_waking(CAPACITY, cons + 1) {
+                        fence(Ordering::SeqCst);
+                        wakes |= lane.1.load(Ordering::Relaxed);
+                    }
+                }
+                wakes
+            }
+        });
+        lane.1.store(true, Ordering::Relaxed);
+        fence(Ordering::SeqCst);
+        let waits = !writeable(CAPACITY, CAPACITY - lane.0.want_space());
+        let woken = receiver.join().unwrap();
+        assert!(woken || !waits, "not writeable for ever");
+    });
+}
+
 /// Whoever comes first, the FIN or the bytes: they are published before it or refused.
 #[test]
 fn nothing_is_published_after_the_fin() {

@@ -14,7 +14,6 @@ use core::ffi::{c_int, c_long, c_ulong};
 use core::hint::spin_loop;
 use core::ptr;
 use core::sync::atomic::Ordering;
-use tcp_splice_core::cursors;
 use tcp_splice_core::handoff::{Next, Seen, Snapshot, Source, TcpView};
 
 mod peek;
@@ -359,15 +358,11 @@ impl<'a> Recv<'a> {
         }
     }
 
-    /// Somebody waits for space: enough of it now? If not, the wish is kept for the next time; the ring is not empty, so there
-    /// will be one.
+    /// Somebody waits for space.
     fn space_freed(&self, rx: &Rx, ring: &Ring) {
-        let used = self.lane.cursors.prod().bytes.wrapping_sub(rx.cons);
-        if cursors::writeable(ring.capacity(), used) {
+        if self.lane.cursors.is_worth_waking(ring.capacity(), rx.cons) {
             // SAFETY: a slot of the pair.
             unsafe { ffi::ts_notify_writeable(self.link.peer_slot()) };
-        } else {
-            self.lane.cursors.want_space();
         }
     }
 
