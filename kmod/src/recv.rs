@@ -424,7 +424,8 @@ impl<'a> Recv<'a> {
             // On the queue and ready to sleep: what changed before is seen here, what changes from now on wakes us.
             if Look::at(self.sk, self.lane) == *look && !self.is_for_tcp() {
                 left = ffi::ts_sleep(self.call, left);
-                self.lane.judge_wake(Look::at(self.sk, self.lane) != *look);
+                let came = self.has_more_than(look) || Look::at(self.sk, self.lane) != *look;
+                self.lane.judge_wake(came);
             }
             ffi::ts_wait_end(self.sk, &mut wait);
         }
@@ -452,7 +453,7 @@ impl<'a> Recv<'a> {
         let start = unsafe { ffi::ts_clock_us() };
         loop {
             for _ in 0..SPINS {
-                if self.lane.cursors.prod().bytes != look.seen.prod() {
+                if self.has_more_than(look) {
                     return true;
                 }
                 spin_loop();
@@ -466,6 +467,11 @@ impl<'a> Recv<'a> {
                 return answer;
             }
         }
+    }
+
+    /// Ring bytes came since `look`: most often the news, and quickly seen.
+    fn has_more_than(&self, look: &Look) -> bool {
+        self.lane.cursors.prod().bytes != look.seen.prod()
     }
 
     /// After the copying, lock still held: moves SO_PEEK_OFF; says what else is wanted.
