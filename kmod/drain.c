@@ -231,12 +231,15 @@ static int ts_drain_pass(const struct ts_drain *drain)
 	return err;
 }
 
-/* A time of CLOCK_MONOTONIC in jiffies, rounded up; if it is yet to come, the end of time. */
+/* Jiffies may be behind the clock by a few when a processor was held up (MAX_STALLED_JIFFIES). */
+#define TS_JIFFIES_LAG 8
+
+/* A time of CLOCK_MONOTONIC in jiffies, or a little later; if it is yet to come, the end of time. */
 static u64 ts_jiffies_at(u64 ns)
 {
 	u64 now = ktime_get_ns();
 
-	return ns < now ? get_jiffies_64() - nsecs_to_jiffies64(now - ns) : U64_MAX;
+	return ns < now ? get_jiffies_64() - nsecs_to_jiffies64(now - ns) + TS_JIFFIES_LAG : U64_MAX;
 }
 
 /* "before=NANOSECONDS ports=LIST"; each may be missing. */

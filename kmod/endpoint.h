@@ -14,8 +14,8 @@
 #include "index.h"
 
 /*
- * Our object for one socket. It lives from the kfunc until a grace period after the socket was destroyed (ts_ulp_release), was drained
- * (drain.c) or, if it gave its ULP slot away, died (ts_destruct).
+ * Our object for one socket. It lives from the kfunc until the socket was destroyed (ts_ulp_release), was drained (drain.c) or, if it gave
+ * its ULP slot away, died (ts_destruct); and, unless it was never paired, a grace period longer.
  */
 struct ts_endpoint {
 	unsigned long link;		/* 0 while not paired; see glue.h */
@@ -124,8 +124,8 @@ static __always_inline struct ts_endpoint *ts_user_data(const struct sock *sk)
 }
 
 /*
- * The endpoint of a socket, or NULL. The caller is inside ts_calls or an RCU read-side section, which began when the socket was not yet
- * destroyed, or holds the socket's lock; that long it may use what it finds.
+ * The endpoint of a socket, or NULL. The caller has the socket's file and is inside ts_calls; or holds the socket's lock; or came to the
+ * socket through a pair, in an RCU read-side section. That long it may use what it finds.
  *
  * Three loads without a lock, while the slot may be given to another ULP (ts_setsockopt) whose data must not be taken for ours:
  * the pointer in sk_user_data is an endpoint of this socket or something that somebody put there without asking, and only an

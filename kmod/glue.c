@@ -21,6 +21,9 @@ static_assert(TS_MSG_ERRQUEUE == MSG_ERRQUEUE);
 
 /* ---- what send and receive see of their own socket ---- */
 
+#define TS_RX_STAMPS (SOF_TIMESTAMPING_SOFTWARE | SOF_TIMESTAMPING_RX_SOFTWARE | SOF_TIMESTAMPING_RAW_HARDWARE | \
+		      SOF_TIMESTAMPING_RX_HARDWARE)
+
 /*
  * The other end's reader is somebody else now (ts_is_taken()), or wants to filter packets, or to know when they came. Or it has shut
  * down both ways: TCP answers what it is still sent with a reset (tcp_rcv_state_process()).
@@ -33,9 +36,7 @@ static bool ts_peer_wants_packets(struct sock *const *slot)
 	rcu_read_lock();
 	sk = READ_ONCE(*slot);
 	wants = sk && (ts_is_taken(sk) || rcu_access_pointer(sk->sk_filter) || sock_flag(sk, SOCK_RCVTSTAMP) ||
-		       READ_ONCE(sk->sk_shutdown) == SHUTDOWN_MASK ||
-		       (READ_ONCE(sk->sk_tsflags) & (SOF_TIMESTAMPING_SOFTWARE | SOF_TIMESTAMPING_RX_SOFTWARE |
-						     SOF_TIMESTAMPING_RAW_HARDWARE | SOF_TIMESTAMPING_RX_HARDWARE)));
+		       READ_ONCE(sk->sk_shutdown) == SHUTDOWN_MASK || (READ_ONCE(sk->sk_tsflags) & TS_RX_STAMPS));
 	rcu_read_unlock();
 	return wants;
 }
@@ -310,16 +311,20 @@ static bool ts_undo_inq(struct msghdr *msg, struct ts_control control)
 	return true;
 }
 
-/* In place of what base may have said since @control, but behind its receive timestamp. Where that is not possible base's answer stays. */
+/*
+ * In place of what base may have said since @control, but behind its receive timestamps. Where that is not possible base's answer stays,
+ * which does not count the ring's bytes.
+ */
 void ts_put_inq(struct sock *sk, struct msghdr *msg, int inq, struct ts_control control)
 {
 	msg->msg_inq = inq;
 	if (!tcp_sk(sk)->recvmsg_inq)
 		return;
-	if (!sock_flag(sk, SOCK_RCVTSTAMP))
+	if (msg->msg_control != control.at && !ts_undo_inq(msg, control)) {
+		if (sock_flag(sk, SOCK_RCVTSTAMP) || (READ_ONCE(sk->sk_tsflags) & TS_RX_STAMPS))
+			return;
 		ts_control_reset(msg, control);
-	else if (msg->msg_control != control.at && !ts_undo_inq(msg, control))
-		return;
+	}
 	put_cmsg(msg, SOL_TCP, TCP_CM_INQ, sizeof(inq), &inq);
 }
 

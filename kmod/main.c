@@ -92,8 +92,8 @@ atomic_long_t ts_drained;
  * A socket's endpoint and those of its earlier connections, when nobody can find them any more and no call is under way. Any context, the
  * socket's lock held or its last reference gone: a drain that found them was announced before it locked the socket to look.
  *
- * @known: to the other end of a connection, which may be looking at it under RCU. One that is not is freed at once: the index was the last
- * way to it, and those who walk there look at what they find with its bucket locked.
+ * @known: to the other end of a connection, which may be looking at it under RCU. One that is not, of a socket that never had another, is
+ * freed at once: the index was the last way to it, and those who walk there look at what they find with its bucket locked.
  */
 void ts_endpoint_discard_all(struct ts_endpoint *ep, bool known)
 {
@@ -103,7 +103,7 @@ void ts_endpoint_discard_all(struct ts_endpoint *ep, bool known)
 		ts_endpoint_retire_all(ep);
 		return;
 	}
-	if (!known && !ep->older) {
+	if (!known && !ep->disconnects) {
 		ts_index_remove(&ts_endpoints, &ep->node);
 		ts_endpoint_free(&ep->rcu);
 		return;

@@ -90,14 +90,17 @@ bool ts_chunk_is_lent(const void *chunk)
 	return lent;
 }
 
-/* Base recvmsg that leaves SO_PEEK_OFF as it is, as tcp_splice_read() does. Callers hold the lane's receive lock. */
+/*
+ * Base recvmsg that leaves SO_PEEK_OFF as it is, as tcp_splice_read() does: what sk_peek_offset_bwd() took off is put back, unless somebody
+ * has set it meanwhile. Callers hold the lane's receive lock.
+ */
 static long ts_base_recv_for_pipe(struct sock *sk, struct msghdr *msg, size_t len)
 {
 	int peek_off = READ_ONCE(sk->sk_peek_off);
 	long copied = ts_call_recvmsg(sk, msg, len, MSG_DONTWAIT);
 
-	if (unlikely(peek_off > 0))
-		WRITE_ONCE(sk->sk_peek_off, peek_off);
+	if (unlikely(peek_off > 0 && copied > 0))
+		cmpxchg(&sk->sk_peek_off, (int)max(peek_off - copied, 0L), peek_off);
 	return copied;
 }
 

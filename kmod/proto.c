@@ -268,6 +268,16 @@ static void ts_graft(struct sock *sk)
 		WRITE_ONCE(sock->ops, &ts_ops[sk->sk_family == AF_INET6]);
 }
 
+/* As tcp_release_cb_cond(), and tcp_release_cb() itself. Older kernels keep the mask to themselves. */
+static bool ts_base_release_is_due(const struct sock *sk)
+{
+#ifdef TCP_DEFERRED_ALL
+	return smp_load_acquire(&sk->sk_tsq_flags) & TCP_DEFERRED_ALL;
+#else
+	return true;
+#endif
+}
+
 static void ts_release_cb(struct sock *sk)
 {
 	struct ts_endpoint *ep = ts_endpoint(sk);
@@ -277,8 +287,7 @@ static void ts_release_cb(struct sock *sk)
 		tcp_splice_release_cb(link, sk);
 	if (likely(ep))
 		ts_graft(sk);
-	/* As tcp_release_cb_cond(), and tcp_release_cb() itself. */
-	if (unlikely(smp_load_acquire(&sk->sk_tsq_flags) & TCP_DEFERRED_ALL))
+	if (unlikely(ts_base_release_is_due(sk)))
 		tcp_prot.release_cb(sk);
 }
 

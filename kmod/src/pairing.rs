@@ -195,9 +195,13 @@ fn offer(seen: &Seen, facts: Facts, mine: Endpoint) -> Result<(), Refusal> {
     // as base does: its endpoint has no link and never will.
     unsafe { ffi::ts_install(seen.sk, ep) };
     let lost = with_set(set, |set| {
+        // A close() on another processor, which needs no lock to find the endpoint, may have withdrawn it by now: it stays so.
+        if is_withdrawn(ep) {
+            return None;
+        }
+        Counter::OffersMade.add(1);
         set.put(facts, handle(ep), now, now.wrapping_add(LIFETIME))
     });
-    Counter::OffersMade.add(1);
     lost.into_iter().for_each(stats::refused);
     Ok(())
 }
@@ -277,10 +281,18 @@ pub(crate) extern "C" fn tcp_splice_withdraw(ep: *mut c_void) -> bool {
     })
 }
 
-/// The endpoint was never paired and never will be: nobody but its socket ever knew of it.
-pub(crate) fn is_withdrawn(ep: *mut c_void) -> bool {
+/// The endpoint's offer was taken back. Exact under the registry's lock.
+fn is_withdrawn(ep: *mut c_void) -> bool {
     // SAFETY: the caller's endpoint is alive.
     unsafe { (*ep.cast::<Endpoint>()).withdrawn.load(Ordering::Relaxed) }
+}
+
+/// The endpoint was paired once, so that the other end may know of its socket. Of an endpoint that has left (`leave` in teardown.rs): it
+/// will not be paired any more.
+pub(crate) fn was_paired(ep: *mut c_void) -> bool {
+    // SAFETY: the caller's endpoint is alive. Leaving it found the link that is set after `linked`, or took the registry's lock, under
+    // which `linked` is written.
+    unsafe { (*ep.cast::<Endpoint>()).linked != 0 }
 }
 
 /// Drops the pair's reference to the endpoint's socket: an RCU callback, a grace period after the slot was cleared. Only once.

@@ -16,7 +16,7 @@
 
 use crate::ffi::{self, EAGAIN, EBUSY, ENOMEM, Queue, Sock};
 use crate::pair::{Link, Side};
-use crate::pairing::{is_withdrawn, tcp_splice_withdraw};
+use crate::pairing::{tcp_splice_withdraw, was_paired};
 use crate::recv::Look;
 use crate::ring::Ring;
 use core::ffi::{c_int, c_uint, c_ulong, c_void};
@@ -231,7 +231,7 @@ impl Drop for Unread {
 #[unsafe(no_mangle)]
 extern "C" fn tcp_splice_release(ep: *mut c_void) -> bool {
     leave(ep);
-    !is_withdrawn(ep)
+    was_paired(ep)
 }
 
 /// Somebody lets go of the socket's lock. If it is a thread that entered base recv() before the pair existed and is about to sleep

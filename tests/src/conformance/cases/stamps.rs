@@ -20,6 +20,7 @@ pub const ALL: &[Case] = &[
     case!(inq_across_the_border),
     case!(inq_at_the_end),
     case!(inq_with_receive_time),
+    case!(inq_beside_time_stamping),
     case!(inq_not_asked_for),
     case!(receive_time),
     case!(receive_time_in_nanoseconds),
@@ -134,17 +135,21 @@ fn stamping() {
 }
 
 fn received_with(r: &Run, name: i32, value: i32) -> Result<()> {
-    let Pair { client, server } = r.warm()?;
-    r.send("send", &client, b"before", 0);
-    r.arrived(&server, 6);
-    receive(r, &server, 10);
-    r.set("option", &server, (SOL_SOCKET, name), value);
+    received_by(r, &r.warm()?, name, value)
+}
+
+fn received_by(r: &Run, pair: &Pair, name: i32, value: i32) -> Result<()> {
+    let Pair { client, server } = pair;
+    r.send("send", client, b"before", 0);
+    r.arrived(server, 6);
+    receive(r, server, 10);
+    r.set("option", server, (SOL_SOCKET, name), value);
     stamping();
     for text in ["hello", "again"] {
-        r.send("send", &client, text.as_bytes(), 0);
-        r.arrived(&server, 5);
-        receive(r, &server, 3);
-        receive(r, &server, 10);
+        r.send("send", client, text.as_bytes(), 0);
+        r.arrived(server, 5);
+        receive(r, server, 3);
+        receive(r, server, 10);
     }
     Ok(())
 }
@@ -160,6 +165,14 @@ fn receive_time_in_nanoseconds(r: &Run) -> Result<()> {
 fn receive_time_by_time_stamping(r: &Run) -> Result<()> {
     let flags = libc::SOF_TIMESTAMPING_RX_SOFTWARE | libc::SOF_TIMESTAMPING_SOFTWARE;
     received_with(r, SO_TIMESTAMPING, flags as i32)
+}
+
+/// SO_TIMESTAMPING sets no flag of the socket, but tells its times in the control buffer as well.
+fn inq_beside_time_stamping(r: &Run) -> Result<()> {
+    let pair = r.warm()?;
+    let flags = libc::SOF_TIMESTAMPING_RX_SOFTWARE | libc::SOF_TIMESTAMPING_SOFTWARE;
+    r.set("inq", &pair.server, (IPPROTO_TCP, TCP_INQ), 1);
+    received_by(r, &pair, SO_TIMESTAMPING, flags as i32)
 }
 
 fn receive_time_across_the_border(r: &Run) -> Result<()> {
