@@ -190,6 +190,7 @@ bool ts_notify_readable(struct sock *const *slot);
 void ts_notify_writeable(struct sock *const *slot);
 u64 ts_tcp_would_hold(struct sock *const *from, struct sock *const *to);
 long ts_stall_jiffies(void);
+long ts_end_jiffies(void);
 bool ts_wake_ahead(struct sock *const *slot, bool pollers);
 bool ts_is_in_a_batch(void);
 bool ts_base_reader_asleep(struct sock *const *slot);

@@ -187,6 +187,12 @@ long ts_stall_jiffies(void)
 	return msecs_to_jiffies(10);
 }
 
+/* A receiver that is gone has TCP say so at once, unless its thread is held up; or the packet is lost, for which base has timers. */
+long ts_end_jiffies(void)
+{
+	return HZ;
+}
+
 /*
  * Nothing has happened yet, but soon will. Pollers are woken without a key, so that they look for themselves before they believe it
  * (io_uring's poll takes a key's word); else with a key that none of them asks for. False: nobody was there.

@@ -276,6 +276,7 @@ unsafe extern "C" {
         to: *const AtomicPtr<Sock>,
     ) -> u64;
     pub(crate) fn ts_stall_jiffies() -> c_long;
+    pub(crate) fn ts_end_jiffies() -> c_long;
     pub(crate) fn ts_wake_ahead(slot: *const AtomicPtr<Sock>, pollers: bool) -> bool;
     pub(crate) fn ts_is_in_a_batch() -> bool;
     /// Full barrier first.

@@ -537,8 +537,8 @@ impl<'a> Send<'a> {
         Ok(self.link.lock_tx())
     }
 
-    /// The ring is full, and its receiver gone: TCP is about to say how, most often by a reset. Waits a moment for that, since a call that
-    /// waits for space is to end with it, and then lets TCP find out.
+    /// The ring is full, and its receiver gone: TCP is about to say how, most often by a reset. Waits for that, since a call that waits for
+    /// space is to end with it; but not for ever, and then lets TCP find out.
     fn full_for_nobody(&mut self, mut tx: Guard<'a, Tx>) -> Result<Guard<'a, Tx>, c_int> {
         let left = self.timeout();
         if left == 0 || self.waited_for_end {
@@ -558,7 +558,7 @@ impl<'a> Send<'a> {
         unsafe {
             ffi::ts_wait_begin(self.sk, &mut wait);
             if !View::of(self.sk, self.link).any(ENDED) {
-                ffi::ts_sleep(self.call, left.min(ffi::ts_stall_jiffies()));
+                ffi::ts_sleep(self.call, left.min(ffi::ts_end_jiffies()));
             }
             ffi::ts_wait_end(self.sk, &mut wait);
         }
