@@ -137,13 +137,16 @@ struct Site(PathBuf);
 
 const FILE: usize = 5 << 20;
 
+/// Bytes of the small one.
+const SMALL: usize = 700;
+
 impl Site {
     fn new() -> Result<Self> {
         let path = std::env::temp_dir().join(format!("tcp-splice-site-{}", std::process::id()));
         fs::create_dir_all(&path)?;
         let site = Self(path);
         fs::write(site.0.join("large"), Pattern::new(34).bytes(0, FILE))?;
-        fs::write(site.0.join("small"), Pattern::new(34).bytes(0, 700))?;
+        fs::write(site.0.join("small"), Pattern::new(34).bytes(0, SMALL))?;
         Ok(site)
     }
 
@@ -165,6 +168,12 @@ impl Drop for Site {
     fn drop(&mut self) {
         let _ = fs::remove_dir_all(&self.0);
     }
+}
+
+/// How many requests wrk says that it made: "  1234 requests in 2.00s, 1.50MB read".
+fn requests(text: &str) -> Option<usize> {
+    let (before, _) = text.split_once(" requests in ")?;
+    before.split_whitespace().last()?.parse().ok()
 }
 
 fn nginx_and_wrk(env: &Env) -> Result<Claim> {
@@ -197,7 +206,9 @@ fn nginx_and_wrk(env: &Env) -> Result<Claim> {
     ensure!(!text.contains("Non-2xx"), "wrk saw errors: {text}");
     ensure!(!text.contains("Socket errors"), "wrk saw errors: {text}");
     ensure!(text.contains("Requests/sec"), "wrk: {text}");
-    Ok(Claim::ring(FILE + 100_000).pairs(17).tcp(100_000))
+    let requests = requests(&text).with_context(|| format!("wrk: {text}"))?;
+    let total = FILE + requests * SMALL;
+    Ok(Claim::ring(total).pairs(17).tcp(100_000))
 }
 
 fn iperf3(env: &Env) -> Result<Claim> {
