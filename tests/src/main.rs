@@ -5,6 +5,7 @@
 //! those of `cargo test` (filters, `--list`, `--exact`, `--skip`), and `--plain`: over plain TCP, without the module.
 
 mod attacks;
+mod cgroup;
 mod env;
 mod fixture;
 mod scenario;
