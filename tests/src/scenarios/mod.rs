@@ -14,6 +14,7 @@ mod grow;
 mod idle;
 mod lend;
 mod list;
+mod memory;
 mod module;
 mod nat;
 mod params;
@@ -73,6 +74,7 @@ const GROUPS: &[(&str, &[Scenario])] = &[
     ("list", list::ALL),
     ("drain", drain::ALL),
     ("idle", idle::ALL),
+    ("memory", memory::ALL),
     ("module", module::ALL),
     ("upgrade", upgrade::ALL),
     ("volume", volume::ALL),
