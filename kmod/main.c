@@ -171,7 +171,10 @@ void ts_endpoint_set_link(struct ts_endpoint_body *body, unsigned long link)
 	smp_store_release(&ts_endpoint_of(body)->link, link);
 }
 
-/* Ring memory is the sender's: charged to its memory cgroup, and without it the connection simply stays TCP. */
+/*
+ * Ring memory is the sender's: charged to its memory cgroup, and without it the connection simply stays TCP. __GFP_NORETRY has a cgroup at
+ * its memory.max refuse, where it would kill (try_charge_memcg()).
+ */
 #define TS_GFP_RING (GFP_KERNEL_ACCOUNT | __GFP_NOWARN | __GFP_NORETRY)
 
 void *ts_ring_alloc(size_t bytes)

@@ -53,20 +53,19 @@ static unsigned int ts_pipe_room(const struct pipe_inode_info *pipe)
 }
 
 /*
- * Bytes of a ring's chunk into the pipe, whose lock is held: all @len of them, lent, or as many as a page holds, copied. -EAGAIN: it
- * is full; -EPIPE, and SIGPIPE: it has no reader; -ENOMEM.
+ * Bytes of a ring's chunk into the pipe, whose lock is held: all @len of them, lent, or as many as a page holds, copied; lent, too, and
+ * *@lend says so, where no page can be had: recv() would need none. -EAGAIN: it is full; -EPIPE, and SIGPIPE: it has no reader.
  */
-long ts_pipe_add(struct pipe_inode_info *pipe, const void *from, size_t len, bool lend)
+long ts_pipe_add(struct pipe_inode_info *pipe, const void *from, size_t len, bool *lend)
 {
-	struct page *page = virt_to_page(from);
+	struct page *page = *lend ? NULL : alloc_page(GFP_USER | __GFP_NORETRY | __GFP_NOWARN);
 
-	if (lend) {
+	if (!page) {
+		*lend = true;
+		page = virt_to_page(from);
 		get_page(page);
 		return ts_pipe_push(pipe, page, offset_in_page(from), len);
 	}
-	page = alloc_page(GFP_USER);
-	if (!page)
-		return -ENOMEM;
 	len = min(len, PAGE_SIZE);
 	memcpy(page_address(page), from, len);
 	return ts_pipe_push(pipe, page, 0, len);
@@ -119,14 +118,13 @@ long ts_pipe_base_recv(struct sock *sk, struct pipe_inode_info *pipe, size_t len
 		return -ENOBUFS;
 	len = min_t(size_t, len, (size_t)pages << PAGE_SHIFT);
 	for (have = 0; (size_t)have << PAGE_SHIFT < len; have++) {
-		struct page *page = alloc_page(GFP_USER);
+		/* TCP's own pages would go to the pipe, and there is no other way here: the first page is not refused. */
+		struct page *page = alloc_page(have ? GFP_USER | __GFP_NORETRY | __GFP_NOWARN : GFP_USER | __GFP_NOFAIL);
 
 		if (!page)
 			break;
 		bvec_set_page(&bvec[have], page, min_t(size_t, len - ((size_t)have << PAGE_SHIFT), PAGE_SIZE), 0);
 	}
-	if (!have)
-		return -ENOMEM;
 	len = min_t(size_t, len, (size_t)have << PAGE_SHIFT);
 	iov_iter_bvec(&msg.msg_iter, ITER_DEST, bvec, have, len);
 	copied = ts_base_recv_for_pipe(sk, &msg, len);

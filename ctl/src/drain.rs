@@ -38,8 +38,10 @@ pub fn drain(ports: Option<&Ports>, timeout: Duration) -> Result<u64> {
     }
 }
 
+/// Somebody else has a connection, or what memory there is.
 fn is_not_yet(error: &io::Error) -> bool {
-    [io::ErrorKind::WouldBlock, io::ErrorKind::Interrupted].contains(&error.kind())
+    use io::ErrorKind::{Interrupted, OutOfMemory, WouldBlock};
+    [WouldBlock, Interrupted, OutOfMemory].contains(&error.kind())
 }
 
 /// Until the module can be unloaded: nothing is offered any more, all sockets were drained, and calls that began before have ended. A

@@ -232,6 +232,15 @@ impl Lane {
         }
     }
 
+    /// Sender: there is no memory for a ring to begin with. Counted with those that left theirs, but not again with each message until
+    /// there is.
+    pub(crate) fn lacks_memory(&self, tx: &mut Tx) {
+        if self.reason() != Reason::Memory {
+            stats::left(Reason::Memory);
+        }
+        self.stays_with_tcp(tx, Reason::Memory);
+    }
+
     /// Receiver, about to close the lane: it reads through TCP from here on.
     pub(crate) fn hand_back(&self, reason: Reason) {
         self.handed_back.store(reason as u8, Ordering::Release);

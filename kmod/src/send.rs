@@ -424,7 +424,7 @@ impl<'a> Send<'a> {
             return false;
         }
         if lane.ring_or_alloc(tx).is_none() {
-            lane.stays_with_tcp(tx, Reason::Memory);
+            lane.lacks_memory(tx);
             return false;
         }
         // SAFETY: process context; lane lock before socket lock.

@@ -57,7 +57,7 @@ pub(crate) fn refused(reason: Refusal) {
     unsafe { ffi::ts_stat_add(index, 1) }
 }
 
-/// Counts a lane that went back to TCP.
+/// Counts a lane that went back to TCP, or could not leave it.
 pub(crate) fn left(reason: Reason) {
     let index = (Counter::Left as u32).wrapping_add(reason as u32);
     Counter::RingLeaves.add(1);

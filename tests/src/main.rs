@@ -5,7 +5,9 @@
 //! those of `cargo test` (filters, `--list`, `--exact`, `--skip`), and `--plain`: over plain TCP, without the module.
 
 mod attacks;
+mod cgroup;
 mod env;
+mod faults;
 mod fixture;
 mod scenario;
 mod scenarios;

@@ -121,6 +121,11 @@ fn limit_of_all_rings(env: &Env) -> Result<Claim> {
         "the limit was not met: {:?}",
         since.moved()
     );
+    ensure!(
+        since.get("left_memory")? > 0,
+        "nobody was told why: {:?}",
+        since.moved()
+    );
     for conn in &conns {
         PATTERN.read(&conn.server, 0, LENGTH)?;
         PATTERN.read(&conn.client, 0, LENGTH)?;

@@ -8,12 +8,14 @@ mod close;
 mod copy;
 mod drain;
 mod edge;
+mod faults;
 mod full;
 mod fuzz;
 mod grow;
 mod idle;
 mod lend;
 mod list;
+mod memory;
 mod module;
 mod nat;
 mod params;
@@ -73,6 +75,8 @@ const GROUPS: &[(&str, &[Scenario])] = &[
     ("list", list::ALL),
     ("drain", drain::ALL),
     ("idle", idle::ALL),
+    ("memory", memory::ALL),
+    ("faults", faults::ALL),
     ("module", module::ALL),
     ("upgrade", upgrade::ALL),
     ("volume", volume::ALL),

@@ -1,14 +1,13 @@
 // SPDX-License-Identifier: GPL-2.0-only
 //! Which connections the policy offers, and that the others are plain TCP.
 
-use std::fs;
-
 use anyhow::{Context, Result, ensure};
 use tcp_splice_world::counters::Counters;
 use tcp_splice_world::pattern::Pattern;
-use tcp_splice_world::policy::{self, ROOT_CGROUP};
+use tcp_splice_world::policy;
 use tcp_splice_world::program::run;
 
+use crate::cgroup::Cgroup;
 use crate::env::{Claim, Conn, Env, wait_until};
 use crate::scenario::Scenario;
 
@@ -102,36 +101,13 @@ fn loopback_only(env: &Env) -> Result<Claim> {
     })
 }
 
-/// A cgroup for this test alone; the process goes back to the root when this is dropped.
-struct Cgroup(String);
-
-impl Cgroup {
-    fn new() -> Result<Self> {
-        let path = format!("{ROOT_CGROUP}/tcp-splice-test");
-        fs::create_dir_all(&path).context("failed to make a cgroup")?;
-        Ok(Self(path))
-    }
-
-    fn enter(path: &str) -> Result<()> {
-        let process = std::process::id().to_string();
-        fs::write(format!("{path}/cgroup.procs"), process).context("failed to enter a cgroup")
-    }
-}
-
-impl Drop for Cgroup {
-    fn drop(&mut self) {
-        let _ = Self::enter(ROOT_CGROUP);
-        let _ = fs::remove_dir(&self.0);
-    }
-}
-
 fn one_end_in_the_cgroup(env: &Env) -> Result<Claim> {
-    let cgroup = Cgroup::new()?;
-    policy::enable_for(&cgroup.0, &[])?;
+    let cgroup = Cgroup::new("test")?;
+    policy::enable_for(cgroup.path(), &[])?;
     // The listener is outside, the client inside.
     let before = Counters::read()?;
     let listener = env.link.listen()?;
-    Cgroup::enter(&cgroup.0)?;
+    cgroup.enter()?;
     let conn = env.cold_from(&listener)?;
     let delta = exchange(&conn)?;
     ensure!(
@@ -153,10 +129,10 @@ fn one_end_in_the_cgroup(env: &Env) -> Result<Claim> {
 
 /// The connecting end was offered in vain. Its offer is stale after five seconds, and the first call after that frees it.
 fn nothing_lasting_on_one_end(env: &Env) -> Result<Claim> {
-    let cgroup = Cgroup::new()?;
-    policy::enable_for(&cgroup.0, &[])?;
+    let cgroup = Cgroup::new("test")?;
+    policy::enable_for(cgroup.path(), &[])?;
     let listener = env.link.listen()?;
-    Cgroup::enter(&cgroup.0)?;
+    cgroup.enter()?;
     let conn = env.cold_from(&listener)?;
     exchange(&conn)?;
     let held = || Counters::read()?.get("endpoints_alive");
@@ -173,11 +149,11 @@ fn nothing_lasting_on_one_end(env: &Env) -> Result<Claim> {
 /// The accepting end looks for an offer that nobody made.
 fn refusals_are_counted(env: &Env) -> Result<Claim> {
     const COUNT: u64 = 3;
-    let cgroup = Cgroup::new()?;
-    policy::enable_for(&cgroup.0, &[])?;
-    Cgroup::enter(&cgroup.0)?;
+    let cgroup = Cgroup::new("test")?;
+    policy::enable_for(cgroup.path(), &[])?;
+    cgroup.enter()?;
     let listener = env.link.listen()?;
-    Cgroup::enter(ROOT_CGROUP)?;
+    cgroup.leave()?;
     let before = Counters::read()?;
     for _ in 0..COUNT {
         let delta = exchange(&env.cold_from(&listener)?)?;

@@ -1,0 +1,184 @@
+// SPDX-License-Identifier: GPL-2.0-only
+//! Rings and memory cgroups: the sender's pays, and at its memory.max the bytes go over TCP. Nobody gets an error or is killed for a ring.
+//!
+//! The process goes into a cgroup to send. Its sockets were made outside, so that TCP's own buffers are not charged inside, where they may
+//! well kill; its pages are locked, so that a send() needs no memory there but the ring's. (The limit of all rings together: group `idle`.)
+
+use std::fs;
+use std::net::TcpStream;
+
+use anyhow::{Context, Result, ensure};
+use nix::sys::mman::{MlockAllFlags, mlockall};
+use tcp_splice_world::counters::Counters;
+use tcp_splice_world::pattern::Pattern;
+use tcp_splice_world::policy::RING_KBYTES;
+
+use crate::cgroup::Cgroup;
+use crate::env::{Claim, Conn, Env, wait_until};
+use crate::scenario::Scenario;
+use crate::sys;
+
+pub const ALL: &[Scenario] = &[
+    Scenario::one("sender_pays", sender_pays).reconfigures(),
+    Scenario::one("no_room_for_a_table", no_room_for_a_table).spliced_only(),
+    Scenario::one("no_room_for_a_chunk", no_room_for_a_chunk).spliced_only(),
+    Scenario::one("room_ends_on_the_way", room_ends_on_the_way).spliced_only(),
+];
+
+const PATTERN: Pattern = Pattern::new(91);
+
+/// What a cgroup may be charged with beside rings: what each processor has fetched in advance.
+const OTHERS: u64 = 1 << 20;
+
+/// From here on the process's own pages are all there.
+fn lock_pages() -> Result<()> {
+    mlockall(MlockAllFlags::all()).context("failed to lock this process's pages")
+}
+
+/// Both ways, until both directions use the ring (again).
+pub fn exchange_until_spliced(conn: &Conn) -> Result<()> {
+    const LENGTH: usize = 1000;
+    wait_until("both directions in the ring", || {
+        let before = Counters::read()?;
+        for (from, to) in [(&conn.client, &conn.server), (&conn.server, &conn.client)] {
+            PATTERN.write(from, 0, LENGTH)?;
+            PATTERN.read(to, 0, LENGTH)?;
+        }
+        Ok(Counters::read()?.since(&before).get("ring_bytes")? == 2 * LENGTH as u64)
+    })
+}
+
+/// The limit was met, and nobody was to die for it.
+fn only_refused(cgroup: &Cgroup) -> Result<()> {
+    ensure!(cgroup.events("max")? > 0, "memory.max was not met");
+    for event in ["oom", "oom_kill"] {
+        let count = cgroup.events(event)?;
+        ensure!(count == 0, "memory.events: {event} {count}");
+    }
+    Ok(())
+}
+
+/// A large ring is filled in one cgroup and read in another.
+fn sender_pays(env: &Env) -> Result<Claim> {
+    const LENGTH: usize = 6 << 20;
+    fs::write(RING_KBYTES, "8192")?;
+    let Conn { client, server } = env.conn()?;
+    fs::write(RING_KBYTES, "64")?;
+    let sender = Cgroup::with_memory("sender", "max")?;
+    let receiver = Cgroup::with_memory("receiver", "max")?;
+    let sent = PATTERN.bytes(0, LENGTH);
+    let mut got = vec![1; LENGTH];
+    lock_pages()?;
+    let count = sender.within(|| sys::send(&client, &sent, libc::MSG_DONTWAIT))??;
+    ensure!(count == LENGTH, "a ring of 8 MiB took {count} bytes");
+    let paid = sender.memory()?;
+    ensure!(
+        paid >= LENGTH as u64,
+        "the sender's cgroup has {paid} bytes for {LENGTH} in the ring"
+    );
+    let count = receiver.within(|| sys::recv(&server, &mut got, libc::MSG_WAITALL))??;
+    PATTERN.check(0, &got[..count])?;
+    ensure!(count == LENGTH, "recv() gave {count} bytes");
+    let paid = receiver.memory()?;
+    ensure!(paid < OTHERS, "the receiver's cgroup has {paid} bytes");
+    // An idle ring has no memory.
+    wait_until("the sender's cgroup to get its memory back", || {
+        Ok(sender.memory()? < OTHERS)
+    })
+    .with_context(|| {
+        let kbytes = Counters::read().and_then(|now| now.get("ring_kbytes_alive"));
+        format!(
+            "{:?} bytes charged, rings hold {kbytes:?} KiB",
+            sender.memory()
+        )
+    })?;
+    Ok(Claim::ring(LENGTH))
+}
+
+/// Sends from inside, where nothing but `limit` bytes may be had, and reads outside; then it goes on in the ring. What was counted.
+fn send_without_room(env: &Env, limit: &str) -> Result<Counters> {
+    const ROUNDS: usize = 10;
+    const LENGTH: usize = 1000;
+    let conn = env.cold()?;
+    let cgroup = Cgroup::with_memory("sender", limit)?;
+    let bytes = PATTERN.bytes(0, LENGTH);
+    lock_pages()?;
+    let before = Counters::read()?;
+    for round in 0..ROUNDS {
+        let sent = cgroup.within(|| sys::send(&conn.client, &bytes, 0))?;
+        let sent = sent.with_context(|| format!("failed to send in round {round}"))?;
+        ensure!(sent == LENGTH, "{sent} bytes sent in round {round}");
+        PATTERN.read(&conn.server, 0, LENGTH)?;
+    }
+    let since = Counters::read()?.since(&before);
+    ensure!(
+        since.get("ring_bytes")? == 0 && since.get("tcp_bytes")? == (ROUNDS * LENGTH) as u64,
+        "not all bytes went over TCP: {:?}",
+        since.moved()
+    );
+    only_refused(&cgroup)?;
+    exchange_until_spliced(&conn)?;
+    Ok(since)
+}
+
+/// A lane that cannot begin is counted once, not with each message.
+fn no_room_for_a_table(env: &Env) -> Result<Claim> {
+    let since = send_without_room(env, "0")?;
+    ensure!(
+        since.get("ring_starts")? == 0 && since.get("left_memory")? == 1,
+        "{:?}",
+        since.moved()
+    );
+    Ok(Claim::ring(1).tcp(20_000))
+}
+
+/// Three pages are enough for the table of chunks, not for a chunk.
+fn no_room_for_a_chunk(env: &Env) -> Result<Claim> {
+    let since = send_without_room(env, "12288")?;
+    let (starts, leaves) = (since.get("ring_starts")?, since.get("left_memory")?);
+    ensure!(
+        starts > 0 && leaves == starts,
+        "{starts} starts, {leaves} leaves for want of memory"
+    );
+    Ok(Claim::ring(1).tcp(20_000))
+}
+
+/// Sends until EAGAIN; how much.
+fn fill(socket: &TcpStream, bytes: &[u8]) -> std::io::Result<usize> {
+    let mut sent = 0;
+    while sent < bytes.len() {
+        match sys::send(socket, &bytes[sent..], libc::MSG_DONTWAIT) {
+            Ok(count) => sent += count,
+            Err(error) if error.kind() == std::io::ErrorKind::WouldBlock => break,
+            Err(error) => return Err(error),
+        }
+    }
+    Ok(sent)
+}
+
+/// Nobody reads, and the ring grows into the limit; the rest stands in TCP's buffers, behind it.
+fn room_ends_on_the_way(env: &Env) -> Result<Claim> {
+    const LIMIT: usize = 512 << 10;
+    let conn = env.conn()?;
+    let cgroup = Cgroup::with_memory("sender", &LIMIT.to_string())?;
+    let bytes = PATTERN.bytes(0, 4 << 20);
+    lock_pages()?;
+    let before = Counters::read()?;
+    let sent = cgroup.within(|| fill(&conn.client, &bytes))?;
+    let sent = sent.context("failed to send")?;
+    let since = Counters::read()?.since(&before);
+    let in_ring = since.get("ring_bytes")? as usize;
+    ensure!(
+        since.get("ring_grows")? == 1 && since.get("left_memory")? == 1,
+        "the ring did not grow into the limit: {:?}",
+        since.moved()
+    );
+    ensure!(
+        LIMIT / 2 < in_ring && in_ring < LIMIT + (64 << 10) && in_ring < sent,
+        "{in_ring} of {sent} bytes in the ring with room for {LIMIT}"
+    );
+    only_refused(&cgroup)?;
+    PATTERN.read(&conn.server, 0, sent)?;
+    exchange_until_spliced(&conn)?;
+    Ok(Claim::ring(in_ring).tcp(bytes.len()))
+}
