@@ -2,7 +2,7 @@
 //! `tcp-splice-ctl`: which connections are offered to the kernel module `tcp_splice`.
 //!
 //! Pure parts: [`args`], [`policy`], [`ports`], [`counters`], [`connections`], [`list`], [`status`], [`release`], [`fault`].
-//! Effects: [`host`], [`cgroup`], [`program`], [`pins`], [`mod@drain`]. There is no state file: what is in force is read back from the kernel.
+//! Effects: [`host`], [`owners`], [`cgroup`], [`program`], [`pins`], [`mod@drain`]. There is no state file: what is in force is read back from the kernel.
 
 mod args;
 mod cgroup;
@@ -12,6 +12,7 @@ mod drain;
 mod fault;
 mod host;
 mod list;
+mod owners;
 mod pins;
 mod policy;
 mod ports;
@@ -133,7 +134,7 @@ fn list(json: bool, ports: Option<&Ports>) -> Result<()> {
         connections.retain(|connection| connection.has_port(ports));
     }
     let inodes = connections.iter().flat_map(Connection::sockets);
-    let owners = host::socket_owners(&inodes.map(|socket| socket.inode).collect());
+    let owners = owners::of(&inodes.map(|socket| socket.inode).collect());
     for connection in &mut connections {
         connection.find_processes(&owners);
     }
