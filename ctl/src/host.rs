@@ -2,7 +2,7 @@
 //! What this host offers: rights, kernel, module, BPF file system, and the lock among instances of this tool.
 
 use std::fs::{self, File};
-use std::io;
+use std::io::{self, BufReader};
 use std::os::unix::fs::OpenOptionsExt;
 use std::path::Path;
 use std::thread::sleep;
@@ -91,8 +91,8 @@ pub fn counters() -> Option<Counters> {
 /// The spliced connections, without the processes that have them open. For root.
 pub fn connections() -> Result<Vec<Connection>> {
     for path in CONNECTIONS {
-        match fs::read_to_string(path) {
-            Ok(text) => return Ok(Connection::parse_all(&text)),
+        match File::open(path).and_then(|list| Connection::read_all(BufReader::new(list))) {
+            Ok(connections) => return Ok(connections),
             Err(error) if error.kind() == io::ErrorKind::NotFound => {}
             Err(error) => return Err(error).with_context(|| format!("failed to read {path}")),
         }
