@@ -205,7 +205,7 @@ void ts_stat_add(unsigned int counter, u64 value);
 u64 ts_stat_sum(unsigned int counter);
 void ts_seq_line(struct seq_file *seq, const char *name, size_t name_len, u64 value);
 void ts_seq_word(struct seq_file *seq, const char *word, size_t len);
-void ts_seq_number(struct seq_file *seq, u64 value);
+void ts_seq_number(struct seq_file *seq, const char *name, u64 value);
 u32 ts_ring_kbytes(void);
 void ts_bug(void) __noreturn;
 

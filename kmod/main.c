@@ -275,12 +275,12 @@ void ts_seq_line(struct seq_file *seq, const char *name, size_t name_len, u64 va
 
 void ts_seq_word(struct seq_file *seq, const char *word, size_t len)
 {
-	seq_printf(seq, "%.*s", (int)len, word);
+	seq_write(seq, word, len);
 }
 
-void ts_seq_number(struct seq_file *seq, u64 value)
+void ts_seq_number(struct seq_file *seq, const char *name, u64 value)
 {
-	seq_printf(seq, "%llu", value);
+	seq_put_decimal_ull(seq, name, value);
 }
 
 static int ts_stat_show(struct seq_file *seq, void *unused)

@@ -178,18 +178,36 @@ void ts_idle_exit(void)
 
 /* ---- what it shows ---- */
 
+/*
+ * Pieces are put one by one: a format string costs several times as much. What does not fit into seq's buffer sets its overflow, after which
+ * nothing is added; seq_file then drops the line and shows it anew, in a larger buffer or at the next read.
+ */
+static void ts_show_ipv4(struct seq_file *seq, const char *name, __be32 address, u16 port)
+{
+	const u8 *byte = (const u8 *)&address;
+
+	seq_put_decimal_ull(seq, name, byte[0]);
+	seq_put_decimal_ull(seq, ".", byte[1]);
+	seq_put_decimal_ull(seq, ".", byte[2]);
+	seq_put_decimal_ull(seq, ".", byte[3]);
+	seq_put_decimal_ull(seq, ":", port);
+}
+
 static void ts_show_addresses(struct seq_file *seq, const char *end, const struct sock *sk)
 {
 	u16 sport = ntohs(inet_sk(sk)->inet_sport), dport = ntohs(sk->sk_dport);
 
 #if IS_ENABLED(CONFIG_IPV6)
 	if (sk->sk_family == AF_INET6) {
-		seq_printf(seq, " %s.local=[%pI6c]:%u %s.remote=[%pI6c]:%u", end, &sk->sk_v6_rcv_saddr, sport, end,
+		seq_printf(seq, "%slocal=[%pI6c]:%u%sremote=[%pI6c]:%u", end, &sk->sk_v6_rcv_saddr, sport, end,
 			   &sk->sk_v6_daddr, dport);
 		return;
 	}
 #endif
-	seq_printf(seq, " %s.local=%pI4:%u %s.remote=%pI4:%u", end, &sk->sk_rcv_saddr, sport, end, &sk->sk_daddr, dport);
+	seq_puts(seq, end);
+	ts_show_ipv4(seq, "local=", sk->sk_rcv_saddr, sport);
+	seq_puts(seq, end);
+	ts_show_ipv4(seq, "remote=", sk->sk_daddr, dport);
 }
 
 static u64 ts_cgroup_of(const struct sock *sk)
@@ -201,26 +219,34 @@ static u64 ts_cgroup_of(const struct sock *sk)
 #endif
 }
 
+static void ts_show_number(struct seq_file *seq, const char *end, const char *name, u64 value)
+{
+	seq_puts(seq, end);
+	seq_put_decimal_ull(seq, name, value);
+}
+
 /* Inside an RCU read-side section in which @sk was read from its slot; nothing of it is locked. */
 static void ts_show_sock(struct seq_file *seq, const char *end, struct sock *sk)
 {
 	const struct tcp_sock *tp = tcp_sk(sk);
 
 	ts_show_addresses(seq, end, sk);
-	seq_printf(seq, " %s.netns=%u %s.inode=%llu %s.cgroup=%llu %s.tcp_state=%d %s.tcp_bytes=%llu", end,
-		   sock_net(sk)->ns.inum, end, (u64)sock_i_ino(sk), end, ts_cgroup_of(sk), end, inet_sk_state_load(sk), end,
-		   (u64)(READ_ONCE(tp->bytes_sent) - READ_ONCE(tp->bytes_retrans)));
+	ts_show_number(seq, end, "netns=", sock_net(sk)->ns.inum);
+	ts_show_number(seq, end, "inode=", sock_i_ino(sk));
+	ts_show_number(seq, end, "cgroup=", ts_cgroup_of(sk));
+	ts_show_number(seq, end, "tcp_state=", inet_sk_state_load(sk));
+	ts_show_number(seq, end, "tcp_bytes=", READ_ONCE(tp->bytes_sent) - READ_ONCE(tp->bytes_retrans));
 }
 
 /* The bucket's lock is held. */
 static int ts_list_show(struct seq_file *seq, void *node)
 {
-	static const char *const ends[] = { "client", "server" };
+	static const char *const ends[] = { " client.", " server." };
 	const struct ts_pair *pair = container_of((struct ts_node *)node, struct ts_pair, node);
 	const struct ts_pair_body *body = (const struct ts_pair_body *)pair->body;
 	unsigned int side;
 
-	seq_printf(seq, "id=%llu", ts_index_place(&ts_listed, &pair->node));
+	seq_put_decimal_ull(seq, "id=", ts_index_place(&ts_listed, &pair->node));
 	for (side = 0; side < ARRAY_SIZE(ends); side++) {
 		struct sock *sk;
 

@@ -2,6 +2,7 @@
 //! The module's list of spliced connections (`/proc/net/tcp_splice`, described in docs/contract.md): reading its text.
 
 use std::collections::HashMap;
+use std::io::{self, BufRead};
 use std::net::{SocketAddr, SocketAddrV6};
 
 use serde::Serialize;
@@ -89,24 +90,34 @@ const STATES: [&str; 14] = [
 ];
 
 impl Connection {
-    /// Reads the list. A line that cannot be read is left out, a field that is not known is passed over: a newer module may say more. So
-    /// are connections of which both ends have left.
-    pub fn parse_all(text: &str) -> Vec<Self> {
-        let connections = text.lines().filter_map(Self::parse);
-        connections
-            .filter(|connection| connection.sockets().next().is_some())
-            .collect()
+    /// Reads the list, line by line: it may be long. A line that cannot be read is left out, a field that is not known is passed over: a newer
+    /// module may say more. So are connections of which both ends have left.
+    pub fn read_all(mut list: impl BufRead) -> io::Result<Vec<Self>> {
+        let mut connections = Vec::new();
+        let mut line = String::new();
+        while list.read_line(&mut line)? != 0 {
+            let connection = Self::parse(line.trim_end());
+            connections.extend(connection.filter(|one| one.sockets().next().is_some()));
+            line.clear();
+        }
+        Ok(connections)
     }
 
     fn parse(line: &str) -> Option<Self> {
-        let fields: HashMap<&str, &str> = line
-            .split(' ')
-            .filter_map(|field| field.split_once('='))
-            .collect();
+        let (mut id, mut client, mut server) = (None, Fields::new(), Fields::new());
+        for field in line.split(' ') {
+            if let Some(field) = field.strip_prefix("client.") {
+                client.0.push(field);
+            } else if let Some(field) = field.strip_prefix("server.") {
+                server.0.push(field);
+            } else if let Some(number) = field.strip_prefix("id=") {
+                id = number.parse().ok();
+            }
+        }
         Some(Self {
-            id: fields.get("id")?.parse().ok()?,
-            client: End::parse(&fields, "client")?,
-            server: End::parse(&fields, "server")?,
+            id: id?,
+            client: End::parse(&client)?,
+            server: End::parse(&server)?,
         })
     }
 
@@ -135,32 +146,51 @@ impl Connection {
     }
 }
 
+/// The `name=value` fields of an end: so few that looking through all of them takes less time than hashing names.
+struct Fields<'a>(Vec<&'a str>);
+
+impl<'a> Fields<'a> {
+    /// How many a line has for an end.
+    const USUAL: usize = 16;
+
+    fn new() -> Self {
+        Self(Vec::with_capacity(Self::USUAL))
+    }
+
+    /// What is behind `name=`.
+    fn word(&self, name: &str) -> Option<&'a str> {
+        self.0.iter().find_map(|field| field.strip_prefix(name))
+    }
+
+    fn number(&self, name: &str) -> Option<u64> {
+        self.word(name)?.parse().ok()
+    }
+}
+
 impl End {
-    fn parse(fields: &HashMap<&str, &str>, end: &str) -> Option<Self> {
-        let word = |name: &str| fields.get(format!("{end}.{name}").as_str()).copied();
-        let number = |name: &str| word(name)?.parse().ok();
+    fn parse(fields: &Fields) -> Option<Self> {
         let socket = || {
-            let state: usize = word("tcp_state")?.parse().ok()?;
+            let state: usize = fields.word("tcp_state=")?.parse().ok()?;
             Some(Socket {
-                local: address(word("local")?)?,
-                remote: address(word("remote")?)?,
+                local: address(fields.word("local=")?)?,
+                remote: address(fields.word("remote=")?)?,
                 tcp_state: STATES.get(state).copied().unwrap_or("UNKNOWN"),
-                netns: number("netns")?,
-                inode: number("inode")?,
-                cgroup: number("cgroup")?,
-                tcp_bytes: number("tcp_bytes")?,
+                netns: fields.number("netns=")?,
+                inode: fields.number("inode=")?,
+                cgroup: fields.number("cgroup=")?,
+                tcp_bytes: fields.number("tcp_bytes=")?,
                 processes: Vec::new(),
             })
         };
         Some(Self {
             socket: socket(),
-            carrier: word("carrier")?.to_owned(),
-            reason: word("reason")?.to_owned(),
-            ring_bytes: number("ring_bytes")?,
-            unread: number("unread")?,
-            ring_size: number("ring_size")?,
-            wakes: number("wakes")?,
-            stalls: number("stalls")?,
+            carrier: fields.word("carrier=")?.to_owned(),
+            reason: fields.word("reason=")?.to_owned(),
+            ring_bytes: fields.number("ring_bytes=")?,
+            unread: fields.number("unread=")?,
+            ring_size: fields.number("ring_size=")?,
+            wakes: fields.number("wakes=")?,
+            stalls: fields.number("stalls=")?,
         })
     }
 }
@@ -184,8 +214,12 @@ client.ring_size=65536 client.wakes=3 client.stalls=0 server.local=[::ffff:127.0
 server.netns=4026531840 server.inode=12 server.cgroup=2 server.tcp_state=8 server.tcp_bytes=6 server.carrier=tcp \
 server.reason=packets server.ring_bytes=0 server.unread=0 server.ring_size=0 server.wakes=0 server.stalls=1 server.new=x\n";
 
+    fn read_all(text: &str) -> Vec<Connection> {
+        Connection::read_all(text.as_bytes()).unwrap()
+    }
+
     fn one() -> Connection {
-        let all = Connection::parse_all(LINE);
+        let all = read_all(LINE);
         assert_eq!(all.len(), 1);
         all[0].clone()
     }
@@ -215,13 +249,13 @@ server.reason=packets server.ring_bytes=0 server.unread=0 server.ring_size=0 ser
             .split(' ')
             .filter(|field| !field.starts_with("client.local"))
             .collect();
-        let all = Connection::parse_all(&line.join(" "));
+        let all = read_all(&line.join(" "));
         assert!(all[0].client.socket.is_none() && all[0].server.socket.is_some());
         let neither: Vec<&str> = line
             .into_iter()
             .filter(|field| !field.starts_with("server.local"))
             .collect();
-        assert!(Connection::parse_all(&neither.join(" ")).is_empty());
+        assert!(read_all(&neither.join(" ")).is_empty());
     }
 
     #[test]
@@ -233,7 +267,7 @@ server.reason=packets server.ring_bytes=0 server.unread=0 server.ring_size=0 ser
             "what is this",
             &LINE.replace("client.wakes=3", "client.wakes=-3"),
         ] {
-            assert!(Connection::parse_all(line).is_empty(), "{line}");
+            assert!(read_all(line).is_empty(), "{line}");
         }
     }
 

@@ -1,20 +1,18 @@
 // SPDX-License-Identifier: GPL-2.0-only
 //! What this host offers: rights, kernel, module, BPF file system, and the lock among instances of this tool.
 
-use std::collections::{BTreeSet, HashMap, HashSet};
 use std::fs::{self, File};
-use std::io;
+use std::io::{self, BufReader};
 use std::os::unix::fs::OpenOptionsExt;
 use std::path::Path;
 use std::thread::sleep;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result};
-use procfs::process::FDTarget;
 use rustix::fs::FlockOperation;
 use rustix::mount::MountFlags;
 
-use crate::connections::{Connection, Process};
+use crate::connections::Connection;
 use crate::counters::Counters;
 use crate::fault::Fault;
 use crate::release;
@@ -93,8 +91,8 @@ pub fn counters() -> Option<Counters> {
 /// The spliced connections, without the processes that have them open. For root.
 pub fn connections() -> Result<Vec<Connection>> {
     for path in CONNECTIONS {
-        match fs::read_to_string(path) {
-            Ok(text) => return Ok(Connection::parse_all(&text)),
+        match File::open(path).and_then(|list| Connection::read_all(BufReader::new(list))) {
+            Ok(connections) => return Ok(connections),
             Err(error) if error.kind() == io::ErrorKind::NotFound => {}
             Err(error) => return Err(error).with_context(|| format!("failed to read {path}")),
         }
@@ -118,32 +116,6 @@ pub fn drain_file() -> Result<(&'static str, File)> {
         false => Err(Fault::NoModule.into()),
         true => Err(Fault::NoDrain.into()),
     }
-}
-
-/// Who has these sockets open, by inode number. A process that ends meanwhile is left out.
-pub fn socket_owners(inodes: &HashSet<u64>) -> HashMap<u64, Vec<Process>> {
-    let mut owners: HashMap<u64, Vec<Process>> = HashMap::new();
-    let processes = procfs::process::all_processes().into_iter().flatten();
-    for process in processes.filter_map(Result::ok) {
-        let descriptors = process.fd().into_iter().flatten().filter_map(Result::ok);
-        let sockets: BTreeSet<u64> = descriptors
-            .filter_map(|descriptor| match descriptor.target {
-                FDTarget::Socket(inode) if inodes.contains(&inode) => Some(inode),
-                _ => None,
-            })
-            .collect();
-        if sockets.is_empty() {
-            continue;
-        }
-        let Ok(stat) = process.stat() else { continue };
-        for inode in sockets {
-            owners.entry(inode).or_default().push(Process {
-                pid: process.pid,
-                command: stat.comm.clone(),
-            });
-        }
-    }
-    owners
 }
 
 /// How many users hold the module.

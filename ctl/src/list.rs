@@ -2,12 +2,15 @@
 //! What `list` says, as text and as JSON.
 
 use std::collections::BTreeSet;
+use std::io::{self, Write};
 use std::net::SocketAddr;
 
 use comfy_table::{CellAlignment, ContentArrangement, Table, presets::NOTHING};
 use serde::Serialize;
+use serde_json::Serializer;
 
 use crate::connections::{Connection, End, Process, Socket};
+use crate::pretty::Pretty;
 
 /// Version of the JSON object. It goes up only when a field is removed or changes its meaning.
 const SCHEMA: u32 = 1;
@@ -33,12 +36,14 @@ struct Json<'a> {
     connections: &'a [Connection],
 }
 
-/// One JSON object, described in the help of `list`.
-pub fn json(connections: &[Connection]) -> serde_json::Result<String> {
-    serde_json::to_string_pretty(&Json {
+/// Writes one JSON object, described in the help of `list`.
+pub fn json(writer: impl Write, connections: &[Connection]) -> io::Result<()> {
+    let json = Json {
         schema: SCHEMA,
         connections,
-    })
+    };
+    json.serialize(&mut Serializer::with_formatter(writer, Pretty::default()))?;
+    Ok(())
 }
 
 /// A table with a line for each connection, in the order of their addresses.
@@ -221,8 +226,9 @@ mod tests {
 
     #[test]
     fn json_schema_1() {
-        let value: serde_json::Value =
-            serde_json::from_str(&json(&[connection()]).unwrap()).unwrap();
+        let mut text = Vec::new();
+        json(&mut text, &[connection()]).unwrap();
+        let value: serde_json::Value = serde_json::from_slice(&text).unwrap();
         assert_eq!(value["schema"], 1);
         let end = r#"{"carrier":"ring","reason":"none","ring_bytes":100,"ring_size":65536,"socket":{"cgroup":3,"inode":2,"local":"127.0.0.1:40000","netns":1,"processes":[{"command":"redis-server","pid":9}],"remote":"10.0.0.1:80","tcp_bytes":4,"tcp_state":"ESTAB"},"stalls":2,"unread":0,"wakes":1}"#;
         assert_eq!(value["connections"][0]["client"].to_string(), end);

@@ -1,8 +1,8 @@
 // SPDX-License-Identifier: GPL-2.0-only
 //! `tcp-splice-ctl`: which connections are offered to the kernel module `tcp_splice`.
 //!
-//! Pure parts: [`args`], [`policy`], [`ports`], [`counters`], [`connections`], [`list`], [`status`], [`release`], [`fault`].
-//! Effects: [`host`], [`cgroup`], [`program`], [`pins`], [`mod@drain`]. There is no state file: what is in force is read back from the kernel.
+//! Pure parts: [`args`], [`policy`], [`ports`], [`counters`], [`connections`], [`list`], [`pretty`], [`status`], [`release`], [`fault`].
+//! Effects: [`host`], [`owners`], [`cgroup`], [`program`], [`pins`], [`mod@drain`]. There is no state file: what is in force is read back from the kernel.
 
 mod args;
 mod cgroup;
@@ -12,14 +12,16 @@ mod drain;
 mod fault;
 mod host;
 mod list;
+mod owners;
 mod pins;
 mod policy;
 mod ports;
+mod pretty;
 mod program;
 mod release;
 mod status;
 
-use std::io::{self, Write};
+use std::io::{self, BufWriter, Write};
 use std::path::Path;
 use std::process::ExitCode;
 
@@ -29,6 +31,9 @@ use clap::{CommandFactory, Parser};
 use args::{Cli, Command, Disable, Drain, Enable};
 use connections::Connection;
 use ports::Ports;
+
+/// Bytes that are written at once, as many as a pipe holds.
+const BLOCK: usize = 64 << 10;
 
 fn main() -> ExitCode {
     let cli = match Cli::try_parse() {
@@ -133,22 +138,33 @@ fn list(json: bool, ports: Option<&Ports>) -> Result<()> {
         connections.retain(|connection| connection.has_port(ports));
     }
     let inodes = connections.iter().flat_map(Connection::sockets);
-    let owners = host::socket_owners(&inodes.map(|socket| socket.inode).collect());
+    let owners = owners::of(&inodes.map(|socket| socket.inode).collect());
     for connection in &mut connections {
         connection.find_processes(&owners);
     }
-    let text = match json {
-        true => list::json(&connections).context("failed to write the connections as JSON")? + "\n",
-        false => list::text(&connections),
-    };
-    print(&text)
+    match json {
+        true => written(print_json(&connections)),
+        false => print(&list::text(&connections)),
+    }
+}
+
+/// Writes as it goes: a reader need not wait for the last connection, and the text, of more than a KiB for each, is never there as a whole.
+fn print_json(connections: &[Connection]) -> io::Result<()> {
+    let mut stdout = BufWriter::with_capacity(BLOCK, io::stdout().lock());
+    list::json(&mut stdout, connections)?;
+    writeln!(stdout)?;
+    stdout.flush()
 }
 
 fn print(text: &str) -> Result<()> {
-    match io::stdout().write_all(text.as_bytes()) {
+    written(io::stdout().write_all(text.as_bytes()))
+}
+
+fn written(result: io::Result<()>) -> Result<()> {
+    match result {
         // As when piped into head: whoever read it has seen enough.
         Err(error) if error.kind() == io::ErrorKind::BrokenPipe => Ok(()),
-        written => written.context("failed to write to standard output"),
+        result => result.context("failed to write to standard output"),
     }
 }
 

@@ -290,7 +290,8 @@ unsafe extern "C" {
     pub(crate) fn ts_stat_sum(counter: c_uint) -> u64;
     pub(crate) fn ts_seq_line(seq: *mut SeqFile, name: *const c_char, name_len: usize, value: u64);
     pub(crate) fn ts_seq_word(seq: *mut SeqFile, word: *const c_char, len: usize);
-    pub(crate) fn ts_seq_number(seq: *mut SeqFile, value: u64);
+    /// The name ends with NUL.
+    pub(crate) fn ts_seq_number(seq: *mut SeqFile, name: *const c_char, value: u64);
     pub(crate) fn ts_ring_kbytes() -> u32;
     pub(crate) fn ts_bug() -> !;
 }

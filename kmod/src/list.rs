@@ -3,16 +3,17 @@
 
 use crate::ffi::{self, SeqFile, Sock};
 use crate::pair::{Lane, Pair};
-use core::ffi::{c_char, c_uint, c_void};
+use core::ffi::{CStr, c_char, c_uint, c_void};
 use core::ptr::NonNull;
 use core::slice;
 use core::sync::atomic::AtomicPtr;
 use tcp_splice_core::handoff::Snapshot;
 use tcp_splice_core::reason::Reason;
 
-/// Writes ` end.name=value` fields.
+/// Writes ` end.name=value` fields; the names come with their `=`.
 struct Fields {
     seq: *mut SeqFile,
+    /// With the space before it and the dot behind.
     end: &'static [u8],
 }
 
@@ -22,22 +23,15 @@ impl Fields {
         unsafe { ffi::ts_seq_word(self.seq, word.as_ptr().cast(), word.len()) }
     }
 
-    fn name(&self, name: &str) {
-        self.write(b" ");
+    fn number(&self, name: &'static CStr, value: u64) {
         self.write(self.end);
-        self.write(b".");
-        self.write(name.as_bytes());
-        self.write(b"=");
-    }
-
-    fn number(&self, name: &str, value: u64) {
-        self.name(name);
-        // SAFETY: as above.
-        unsafe { ffi::ts_seq_number(self.seq, value) }
+        // SAFETY: the caller's open seq_file, and a C string.
+        unsafe { ffi::ts_seq_number(self.seq, name.as_ptr(), value) }
     }
 
     fn word(&self, name: &str, word: &str) {
-        self.name(name);
+        self.write(self.end);
+        self.write(name.as_bytes());
         self.write(word.as_bytes());
     }
 }
@@ -110,12 +104,12 @@ extern "C" fn tcp_splice_show_lane(
     let fields = Fields { seq, end };
     let cons = lane.cursors.cons();
     let sent = lane.cursors.prod().bytes;
-    fields.word("carrier", carrier(lane));
-    fields.word("reason", lane.reason().name());
-    fields.number("ring_bytes", sent);
-    fields.number("unread", sent.saturating_sub(cons));
-    fields.number("ring_size", lane.ring().map_or(0, |ring| ring.capacity()));
+    fields.word("carrier=", carrier(lane));
+    fields.word("reason=", lane.reason().name());
+    fields.number(c"ring_bytes=", sent);
+    fields.number(c"unread=", sent.saturating_sub(cons));
+    fields.number(c"ring_size=", lane.ring().map_or(0, |ring| ring.capacity()));
     let (wakes, stalls) = lane.wakes_and_stalls();
-    fields.number("wakes", u64::from(wakes));
-    fields.number("stalls", u64::from(stalls));
+    fields.number(c"wakes=", u64::from(wakes));
+    fields.number(c"stalls=", u64::from(stalls));
 }

@@ -37,7 +37,8 @@ pub fn run_with(argv: &[&str], input: &str) -> Result<String> {
 }
 
 fn finished(argv: &[&str], output: Output) -> Result<String> {
-    let text = String::from_utf8_lossy(&output.stdout).into_owned();
+    let text = String::from_utf8(output.stdout)
+        .unwrap_or_else(|error| String::from_utf8_lossy(error.as_bytes()).into_owned());
     if !output.status.success() {
         let errors = String::from_utf8_lossy(&output.stderr);
         let said = format!("{} {}", text.trim(), errors.trim());
