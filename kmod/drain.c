@@ -36,7 +36,7 @@
 
 /* Which sockets. */
 struct ts_drain {
-	u64 before;		/* those that were offered until then; jiffies */
+	u64 before;		/* those that were offered until then, or a little later; jiffies */
 	bool all_ports;
 	DECLARE_BITMAP(ports, 1 << 16);	/* or with one of these, as the socket sees them */
 };

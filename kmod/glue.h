@@ -160,7 +160,7 @@ int ts_queue_insert(struct sock *sk, struct ts_queue *queue, u32 disconnects, u3
 
 /* ---- pipes ---- */
 
-long ts_pipe_add(struct pipe_inode_info *pipe, const void *from, size_t len, bool *lend);
+long ts_pipe_add(struct pipe_inode_info *pipe, const void *from, size_t len, bool lend);
 bool ts_pipe_lends(size_t len);
 bool ts_chunk_is_lent(const void *chunk);
 long ts_pipe_base_recv(struct sock *sk, struct pipe_inode_info *pipe, size_t len);

@@ -53,19 +53,19 @@ static unsigned int ts_pipe_room(const struct pipe_inode_info *pipe)
 }
 
 /*
- * Bytes of a ring's chunk into the pipe, whose lock is held: all @len of them, lent, or as many as a page holds, copied; lent, too, and
- * *@lend says so, where no page can be had: recv() would need none. -EAGAIN: it is full; -EPIPE, and SIGPIPE: it has no reader.
+ * Bytes of a ring's chunk into the pipe, whose lock is held: all @len of them, lent, or as many as a page holds, copied. -EAGAIN: it is
+ * full; -EPIPE, and SIGPIPE: it has no reader. recv() would need no page, so this one's is not refused.
  */
-long ts_pipe_add(struct pipe_inode_info *pipe, const void *from, size_t len, bool *lend)
+long ts_pipe_add(struct pipe_inode_info *pipe, const void *from, size_t len, bool lend)
 {
-	struct page *page = *lend ? NULL : alloc_page(GFP_USER | __GFP_NORETRY | __GFP_NOWARN);
+	struct page *page;
 
-	if (!page) {
-		*lend = true;
+	if (lend) {
 		page = virt_to_page(from);
 		get_page(page);
 		return ts_pipe_push(pipe, page, offset_in_page(from), len);
 	}
+	page = alloc_page(GFP_USER | __GFP_NOFAIL);
 	len = min(len, PAGE_SIZE);
 	memcpy(page_address(page), from, len);
 	return ts_pipe_push(pipe, page, 0, len);
@@ -105,7 +105,7 @@ static long ts_base_recv_for_pipe(struct sock *sk, struct msghdr *msg, size_t le
 
 /*
  * At most @len of TCP's bytes into the pipe, by base recvmsg without waiting. As base, and -ENOBUFS: the pipe is full. What base gives
- * fits, since room and pages are there before.
+ * fits, since room and pages are there before, and a pipe that had a reader when it was locked still has one.
  */
 long ts_pipe_base_recv(struct sock *sk, struct pipe_inode_info *pipe, size_t len)
 {

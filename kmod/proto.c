@@ -447,7 +447,7 @@ void ts_clear_user_data(struct sock *sk, struct ts_endpoint *ep)
 
 /*
  * tcp_cleanup_ulp(), from the socket's destroy: no descriptor is left, so no call of this socket is under way; the other end, if there is
- * one, may be waking us under RCU, so everything is freed a grace period later. The slot's reference to the module is put after this.
+ * one, may be waking us under RCU, and then everything is freed a grace period later. The slot's reference to the module is put after this.
  */
 static void ts_ulp_release(struct sock *sk)
 {

@@ -243,8 +243,8 @@ unsafe extern "C" {
         how: c_uint,
     ) -> c_int;
 
-    /// Bytes that are in the pipe now, whose lock the caller holds, or a negative errno. `lend`: they were to be lent, and were. Sleeps.
-    pub(crate) fn ts_pipe_add(pipe: *mut Pipe, from: *const u8, len: usize, lend: *mut bool) -> c_long;
+    /// Bytes that are in the pipe now, whose lock the caller holds, or a negative errno. Sleeps.
+    pub(crate) fn ts_pipe_add(pipe: *mut Pipe, from: *const u8, len: usize, lend: bool) -> c_long;
     /// Should that many bytes be lent?
     pub(crate) fn ts_pipe_lends(len: usize) -> bool;
     /// The chunk is given back. Full barrier after the look.

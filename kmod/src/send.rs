@@ -63,8 +63,8 @@ struct Send<'a> {
     timeout: Option<c_long>,
     /// This call made others wait until its message is through.
     has_turn: bool,
-    /// The receiver is gone, and this call has given TCP time to say so.
-    waited_for_end: bool,
+    /// Jiffies left for TCP to say that the receiver is gone, once it is.
+    end: Option<c_long>,
     /// Where the receiver stood, and when, at the first of the waits during which it read nothing.
     waiting: Option<(u64, u64)>,
 }
@@ -112,7 +112,7 @@ extern "C" fn tcp_splice_sendmsg(
         copied: 0,
         timeout: None,
         has_turn: false,
-        waited_for_end: false,
+        end: None,
         waiting: None,
     }
     .run(need)
@@ -296,7 +296,8 @@ impl<'a> Send<'a> {
             return Step::Ended;
         }
         // A stray base sender moved write_seq (it was on its way since before the hand-off): its bytes end this ring segment.
-        let packets = view.any(ffi::TX_TCP_ONLY);
+        // Of a receiver who is gone, TCP has the last word: see `full_for_nobody`.
+        let packets = view.any(ffi::TX_TCP_ONLY) && !self.receiver_is_gone();
         if packets || view.write_seq != tx.border {
             let reason = if packets { Reason::Packets } else { Reason::Stray };
             self.link.leave(tx, reason);
@@ -319,6 +320,11 @@ impl<'a> Send<'a> {
             },
             room => self.write(tx, ring, room),
         }
+    }
+
+    /// The lane was closed by a receiver who will not read any more.
+    fn receiver_is_gone(&self) -> bool {
+        self.lane.cursors.prod().rx_closed && self.handed_back().is_none()
     }
 
     /// The lane was closed by a receiver who goes on reading: why.
@@ -487,8 +493,7 @@ impl<'a> Send<'a> {
     /// No room: waits for it, or says so. Returns with the lock taken again, or with the call's result.
     fn full(&mut self, mut tx: Guard<'a, Tx>) -> Result<Guard<'a, Tx>, c_int> {
         let others_turn = self.others_turn();
-        let gone = self.lane.cursors.prod().rx_closed && self.handed_back().is_none();
-        if gone && !others_turn {
+        if self.receiver_is_gone() && !others_turn {
             return self.full_for_nobody(tx);
         }
         if self.timeout.is_none() && !others_turn {
@@ -541,7 +546,10 @@ impl<'a> Send<'a> {
     /// space is to end with it; but not for ever, and then lets TCP find out.
     fn full_for_nobody(&mut self, mut tx: Guard<'a, Tx>) -> Result<Guard<'a, Tx>, c_int> {
         let left = self.timeout();
-        if left == 0 || self.waited_for_end {
+        // SAFETY: no requirements.
+        let patience = *self.end.get_or_insert_with(|| unsafe { ffi::ts_end_jiffies() });
+        // SAFETY: no requirements.
+        if left == 0 || patience == 0 || unsafe { ffi::ts_signal_pending() } {
             self.link.leave(&mut tx, Reason::Closed);
             if self.copied > 0 {
                 return Err(self.finish(tx, 0));
@@ -550,15 +558,20 @@ impl<'a> Send<'a> {
             drop(tx);
             return Err(self.over_tcp());
         }
-        self.waited_for_end = true;
         drop(tx);
         self.kept.keep(self.link);
         let mut wait = Wait([0; 8]);
         // SAFETY: as in `sleep`.
         unsafe {
             ffi::ts_wait_begin(self.sk, &mut wait);
-            if !View::of(self.sk, self.link).any(ENDED) {
-                ffi::ts_sleep(self.call, left.min(ffi::ts_end_jiffies()));
+            if !self.has_news() {
+                // The receiver's close() wakes more than once before its reset is sent.
+                let limit = left.min(patience);
+                let used = limit.wrapping_sub(ffi::ts_sleep(self.call, limit));
+                self.end = Some(patience.wrapping_sub(used));
+                if left != c_long::MAX {
+                    self.timeout = Some(left.wrapping_sub(used));
+                }
             }
             ffi::ts_wait_end(self.sk, &mut wait);
         }
@@ -650,11 +663,16 @@ impl<'a> Send<'a> {
         }
     }
 
-    /// Is there a reason not to sleep? Leaves a wish for space behind if not.
-    fn may_go_on(&self) -> bool {
+    /// Has TCP ended, the socket disconnected, or the lane gone back to TCP?
+    fn has_news(&self) -> bool {
         // SAFETY: the caller's own socket.
         let gone = unsafe { ffi::ts_disconnects(self.sk) } != self.disconnects;
-        if gone || View::of(self.sk, self.link).any(ENDED) || !self.lane.handoff.in_ring() {
+        gone || View::of(self.sk, self.link).any(ENDED) || !self.lane.handoff.in_ring()
+    }
+
+    /// Is there a reason not to sleep? Leaves a wish for space behind if not.
+    fn may_go_on(&self) -> bool {
+        if self.has_news() {
             return true;
         }
         if self.others_turn() {
