@@ -7,6 +7,7 @@
 mod attacks;
 mod cgroup;
 mod env;
+mod faults;
 mod fixture;
 mod scenario;
 mod scenarios;

@@ -4,6 +4,7 @@
 use std::time::Duration;
 
 use crate::env::{Body, Mode};
+use crate::faults;
 use crate::link::{Family, Link};
 
 /// The links a scenario runs over.
@@ -28,6 +29,7 @@ pub struct Scenario {
     pub reconfigures: bool,
     links: Links,
     spliced_only: bool,
+    injects_faults: bool,
 }
 
 impl Scenario {
@@ -39,6 +41,7 @@ impl Scenario {
             reconfigures: false,
             links,
             spliced_only: false,
+            injects_faults: false,
         }
     }
 
@@ -74,6 +77,12 @@ impl Scenario {
         self.spliced_only()
     }
 
+    /// Makes the kernel's allocations fail: exists only on a kernel that can do that, as the one of `make test-debug`.
+    pub const fn injects_faults(mut self) -> Self {
+        self.injects_faults = true;
+        self
+    }
+
     /// May take `seconds`.
     pub const fn limit(mut self, seconds: u64) -> Self {
         self.limit = Duration::from_secs(seconds);
@@ -87,6 +96,7 @@ impl Scenario {
             (Links::Families, _, false) | (Links::Some, Family::V6, true) => true,
             (Links::Families | Links::Some | Links::One, ..) => false,
         };
-        here && (mode == Mode::Spliced || !self.spliced_only)
+        let able = !self.injects_faults || faults::available();
+        here && able && (mode == Mode::Spliced || !self.spliced_only)
     }
 }

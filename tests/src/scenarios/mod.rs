@@ -8,6 +8,7 @@ mod close;
 mod copy;
 mod drain;
 mod edge;
+mod faults;
 mod full;
 mod fuzz;
 mod grow;
@@ -75,6 +76,7 @@ const GROUPS: &[(&str, &[Scenario])] = &[
     ("drain", drain::ALL),
     ("idle", idle::ALL),
     ("memory", memory::ALL),
+    ("faults", faults::ALL),
     ("module", module::ALL),
     ("upgrade", upgrade::ALL),
     ("volume", volume::ALL),
