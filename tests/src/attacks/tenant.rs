@@ -85,7 +85,7 @@ impl Tenant {
 
 /// TCP_DEFER_ACCEPT: no accepting end exists before the first data, for longer than any test takes.
 pub fn defer(listener: &impl AsRawFd) -> Result<()> {
-    let (level, name, seconds) = (libc::IPPROTO_TCP, libc::TCP_DEFER_ACCEPT, 120);
+    let (level, name, seconds) = (libc::IPPROTO_TCP, libc::TCP_DEFER_ACCEPT, 600);
     sys::set_option(listener, level, name, seconds).context("failed to defer accepting")
 }
 
