@@ -9,7 +9,7 @@
 //! | connect(AF_UNSPEC), SO_LINGER 0 | socket lock, process; other calls may be asleep | both lanes closed, the link removed |
 //! | an option that needs TCP alone (`options.c`) | process, no lock | unread ring bytes go into TCP's queue; then as disconnect |
 //! | drain (`drain.c`) | process, no lock; other calls may be asleep | the same |
-//! | destroy (`tcp_cleanup_ulp`) | socket lock or none left to take, any context | as disconnect; then freed after a grace period |
+//! | destroy (`tcp_cleanup_ulp`) | socket lock or none left to take, any context | as disconnect; then freed, after a grace period if it was ever paired |
 //!
 //! None of this frees a ring: the other end may still drain what was published before (TCP keeps a receive queue across FIN and RST
 //! as well). The pair goes with the second endpoint.
