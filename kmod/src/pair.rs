@@ -3,8 +3,8 @@
 //!
 //! # Lifetime
 //!
-//! A pair is made by the kfunc at the accepting end and has one reference for each endpoint. An endpoint drops its reference in
-//! the RCU callback that frees it, which is queued when its socket is destroyed. So whoever got a [`Link`] from a socket may use
+//! A pair is made by the kfunc at the accepting end and has one reference for each endpoint, which drops it when it is freed: see
+//! `core::life`, whose steps are the only ones that take and drop references. So whoever got a [`Link`] from a socket may use
 //! the pair as long as a call of that socket runs (the socket is not destroyed before its descriptor is closed), or within the RCU
 //! read-side section in which the link was read.
 //!
@@ -12,6 +12,7 @@
 //! destroyed, the reference is dropped a grace period later: inside an RCU read-side section a socket read from a slot is alive.
 
 use crate::ffi::{self, Sock};
+use crate::life;
 use crate::ring::{Lent, Ring};
 use crate::stats::{self, Counter};
 use core::cell::UnsafeCell;
@@ -23,6 +24,8 @@ use core::sync::atomic::{AtomicBool, AtomicPtr, AtomicU8, AtomicU32, AtomicU64, 
 use tcp_splice_core::ahead;
 use tcp_splice_core::cursors::Cursors;
 use tcp_splice_core::handoff::{Handoff, Use};
+pub(crate) use tcp_splice_core::life::Side;
+use tcp_splice_core::life::{Ends, Wishes};
 use tcp_splice_core::reason::Reason;
 use tcp_splice_core::span::Supply;
 
@@ -120,15 +123,6 @@ pub(crate) struct Lane {
     rx: UnsafeCell<Rx>,
 }
 
-/// Which end of the connection: the lowest bit of a link.
-#[derive(Clone, Copy, PartialEq, Eq)]
-pub(crate) enum Side {
-    /// The end that connected.
-    Active,
-    /// The end that was accepted.
-    Passive,
-}
-
 /// The two ends of one connection.
 #[repr(C, align(64))]
 pub(crate) struct Pair {
@@ -136,9 +130,7 @@ pub(crate) struct Pair {
     forward: Lane,
     /// The other way.
     reverse: Lane,
-    active: AtomicPtr<Sock>,
-    passive: AtomicPtr<Sock>,
-    refs: AtomicU32,
+    ends: Ends<Sock>,
 }
 
 const _: () = assert!(size_of::<Pair>() <= ffi::PAIR_BYTES && align_of::<Pair>() <= 64);
@@ -350,17 +342,12 @@ impl Lane {
 
 impl Pair {
     /// Makes a pair in memory from `ts_pair_alloc`; the parameters are those of the (active, passive) ends.
-    pub(crate) fn new(
-        ring_kbytes: (u32, u32),
-        busy_poll_us: (u32, u32),
-        socks: (*mut Sock, *mut Sock),
-    ) -> Self {
+    pub(crate) fn new(wishes: (Wishes, Wishes), socks: (*mut Sock, *mut Sock)) -> Self {
+        let (active, passive) = wishes;
         Pair {
-            forward: Lane::new(ring_kbytes.0, busy_poll_us.1),
-            reverse: Lane::new(ring_kbytes.1, busy_poll_us.0),
-            active: AtomicPtr::new(socks.0),
-            passive: AtomicPtr::new(socks.1),
-            refs: AtomicU32::new(2),
+            forward: Lane::new(active.ring_kbytes, passive.busy_poll_us),
+            reverse: Lane::new(passive.ring_kbytes, active.busy_poll_us),
+            ends: Ends::new(socks.0, socks.1),
         }
     }
 
@@ -376,11 +363,11 @@ impl Pair {
 
     /// Where the socket of a side stands: 0 the connecting one.
     pub(crate) fn slot(&self, side: c_uint) -> &AtomicPtr<Sock> {
-        if side == 0 {
-            &self.active
+        self.ends.slot(if side == 0 {
+            Side::Active
         } else {
-            &self.passive
-        }
+            Side::Passive
+        })
     }
 
     /// The lane that a side sends into: 0 the connecting one.
@@ -409,9 +396,12 @@ impl Pair {
 
     /// One more reference, for whoever found the pair in the list of all pairs; not if it is about to go.
     pub(crate) fn hold(&self) -> bool {
-        let more = |refs: u32| (refs > 0).then(|| refs.wrapping_add(1));
-        let (set, fetch) = (Ordering::Relaxed, Ordering::Relaxed);
-        self.refs.fetch_update(set, fetch, more).is_ok()
+        self.ends.hold()
+    }
+
+    /// Its two sockets, and the references to it.
+    pub(crate) fn ends(&self) -> &Ends<Sock> {
+        &self.ends
     }
 
     /// Frees the memory of rings that are empty and not in use at this moment. Process context.
@@ -432,30 +422,18 @@ impl Pair {
         }
     }
 
-    /// Drops one reference; the last one frees the rings and the pair. Any context.
+    /// Frees the rings of both lanes.
     ///
     /// # Safety
     ///
-    /// The caller owns a reference, and uses the pair no more.
-    pub(crate) unsafe fn put(pair: NonNull<Pair>) {
-        // SAFETY: alive by the caller's reference.
-        let this = unsafe { pair.as_ref() };
-        if this.refs.fetch_sub(1, Ordering::Release) != 1 {
-            return;
-        }
-        // Pairs with the release above: the other end's uses happened before the freeing.
-        fence(Ordering::Acquire);
-        // SAFETY: each pair that got endpoints was listed when it was made (`join`); from here on no reader of the list can reach it.
-        unsafe { ffi::ts_pair_unlist(pair.as_ptr().cast()) };
-        for lane in [&this.forward, &this.reverse] {
+    /// The last reference is gone: nobody uses them.
+    pub(crate) unsafe fn free_rings(&self) {
+        for lane in [&self.forward, &self.reverse] {
             if let Some(ring) = NonNull::new(lane.ring.load(Ordering::Relaxed)) {
-                // SAFETY: both endpoints are gone, a grace period after their sockets' last use.
+                // SAFETY: by the caller.
                 unsafe { Ring::free(ring, &mut (*lane.sending.tx.get()).lent) };
             }
         }
-        Counter::PairsGone.add(1);
-        // SAFETY: from `ts_pair_alloc`, and nobody can reach it any more.
-        unsafe { ffi::ts_pair_free(pair.as_ptr().cast()) };
     }
 }
 
@@ -505,25 +483,24 @@ impl<'a> Link<'a> {
         }
     }
 
+    /// The pair's two sockets.
+    pub(crate) fn ends(self) -> &'a Ends<Sock> {
+        &self.pair.ends
+    }
+
     /// Where this end's socket stands.
     pub(crate) fn own_slot(self) -> &'a AtomicPtr<Sock> {
-        match self.side {
-            Side::Active => &self.pair.active,
-            Side::Passive => &self.pair.passive,
-        }
+        self.ends().slot(self.side)
     }
 
     /// This end has left its pair: its connection has ended, or it is TCP's for good.
     pub(crate) fn is_unlinked(self) -> bool {
-        self.own_slot().load(Ordering::Acquire).is_null()
+        self.ends().has_left(self.side)
     }
 
     /// Where the other end's socket stands.
     pub(crate) fn peer_slot(self) -> &'a AtomicPtr<Sock> {
-        match self.side {
-            Side::Active => &self.pair.passive,
-            Side::Passive => &self.pair.active,
-        }
+        self.ends().peer_slot(self.side)
     }
 
     /// Bytes that this end has put into its ring, and the other end into its own.
@@ -655,7 +632,7 @@ impl Drop for Kept {
     fn drop(&mut self) {
         if let Some(pair) = self.0 {
             // SAFETY: the reference taken in `keep`. The call ends: it uses the pair no more.
-            unsafe { Pair::put(pair) };
+            unsafe { life::put(pair) };
         }
     }
 }
