@@ -11,6 +11,7 @@
 //! | [`span`] | where in the ring's chunks does a run of bytes lie |
 //! | [`life`] | who is offered, joined and let go; who owns which reference, who may free what |
 //! | [`pairing`] | are these two sockets the two ends of one connection |
+//! | [`park`] | whose turn it is to write, and whether a poller may be woken |
 //! | [`ahead`] | is it worth waking the other end early |
 //! | [`reason`] | why a connection stays with TCP |
 //! | [`registry`] | which offer belongs to this socket |
@@ -24,6 +25,7 @@ pub mod cursors;
 pub mod handoff;
 pub mod life;
 pub mod pairing;
+pub mod park;
 pub mod primitive;
 pub mod reason;
 pub mod registry;

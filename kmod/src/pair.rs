@@ -26,6 +26,7 @@ use tcp_splice_core::cursors::Cursors;
 use tcp_splice_core::handoff::{Handoff, Use};
 pub(crate) use tcp_splice_core::life::Side;
 use tcp_splice_core::life::{Ends, Wishes};
+use tcp_splice_core::park::{Turn, Watch};
 use tcp_splice_core::reason::Reason;
 use tcp_splice_core::span::Supply;
 
@@ -37,13 +38,6 @@ const GROWN_MAX: u64 = 16 << 20;
 
 /// No count of bytes.
 const NEVER: u64 = u64::MAX;
-
-/// A level-triggered poller found nothing, and sleeps or will.
-const WATCHED: u32 = 1;
-/// It was woken ahead and has not looked again.
-const WOKEN: u32 = 2;
-/// An edge-triggered poller has been here. Being woken without a reason, it would report what is true and old as if it were new.
-const EDGES: u32 = 3;
 
 /// The lines that are the sender's own.
 #[repr(align(64))]
@@ -110,11 +104,11 @@ pub(crate) struct Lane {
     /// Set before `cursors` are closed.
     handed_back: AtomicU8,
     /// A sender sleeps with its message half written: others wait until it is through.
-    pub(crate) turn: AtomicBool,
+    pub(crate) turn: Turn,
     /// A reader of this lane sleeps in a call, or is about to. A hint.
     pub(crate) parked: AtomicBool,
-    /// Whether a poller of this lane is on watch: a hint, except for `EDGES`, which stays.
-    watch: AtomicU32,
+    /// Whether a poller of this lane is on watch.
+    watch: Watch,
     /// State of the guess whether to wake it early (`core::ahead`). A hint.
     ahead: AtomicU32,
     /// Why the ring was left last; written by the sender, under its lock.
@@ -146,9 +140,9 @@ impl Lane {
             promised: AtomicBool::new(false),
             lends: AtomicBool::new(true),
             handed_back: AtomicU8::new(Reason::None as u8),
-            turn: AtomicBool::new(false),
+            turn: Turn::new(),
             parked: AtomicBool::new(false),
-            watch: AtomicU32::new(0),
+            watch: Watch::new(),
             ahead: AtomicU32::new(0),
             reason: AtomicU8::new(Reason::None as u8),
             sending: Sending {
@@ -281,29 +275,16 @@ impl Lane {
 
     /// Receiver: a poller has registered and looked, in vain if it is not edge-triggered.
     pub(crate) fn polled(&self, edges: bool) {
-        if edges {
-            self.watch.store(EDGES, Ordering::Relaxed);
-        } else if self.rewatch(WOKEN, WATCHED) {
+        if self.watch.polled(edges) {
             self.judge_wake(false);
-        } else {
-            self.rewatch(0, WATCHED);
         }
     }
 
     /// Sender: something was published.
     pub(crate) fn published(&self) {
-        if self.rewatch(WOKEN, 0) {
+        if self.watch.published() {
             self.judge_wake(true);
         }
-    }
-
-    /// Changes `watch` if it is `from`. So nothing ever takes the place of `EDGES`.
-    fn rewatch(&self, from: u32, to: u32) -> bool {
-        self.watch.load(Ordering::Relaxed) == from
-            && self
-                .watch
-                .compare_exchange(from, to, Ordering::Relaxed, Ordering::Relaxed)
-                .is_ok()
     }
 
     /// A reader of this lane was woken: did it find anything?
@@ -561,7 +542,7 @@ impl<'a> Link<'a> {
     pub(crate) fn wake_ahead(self, waited: bool) {
         let lane = self.outbound();
         let parked = lane.parked.load(Ordering::Relaxed);
-        let watched = !parked && lane.watch.load(Ordering::Relaxed) == WATCHED;
+        let watched = !parked && lane.watch.is_kept();
         if !parked && !watched {
             return;
         }
@@ -580,14 +561,14 @@ impl<'a> Link<'a> {
         if next != state {
             lane.ahead.store(next, Ordering::Relaxed);
         }
-        if !wake || (watched && !lane.rewatch(WATCHED, WOKEN)) {
+        if !wake || (watched && !lane.watch.wake()) {
             return;
         }
         // SAFETY: a slot of the pair.
         if unsafe { ffi::ts_wake_ahead(self.peer_slot(), watched) } {
             Counter::WakesAhead.add(1);
         } else if watched {
-            lane.rewatch(WOKEN, 0);
+            lane.watch.is_deserted();
         }
     }
 
