@@ -246,6 +246,21 @@ fn drained_under_calls() {
     });
 }
 
+/// The slot is given away, and the endpoint is let go of, while a drain looks for what it can take off.
+#[test]
+fn drained_while_it_is_let_go() {
+    let mut scene = connection(
+        "a drain against TCP_ULP, alone",
+        Last::PassiveEnd,
+        &[Op::SetUlp(ACTIVE)],
+        &[],
+        &[&[Op::Drain]],
+    );
+    scene.actors[1] = vec![Op::Accept(PASSIVE)];
+    scene.last.push(1);
+    walk(&scene);
+}
+
 /// What takes minutes; `make models` has the time.
 #[test]
 fn everything_at_once() {
