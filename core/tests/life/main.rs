@@ -191,6 +191,19 @@ fn the_slot_given_away() {
     });
 }
 
+/// The second finds no link, while the first has not yet told the other end that the socket goes.
+#[test]
+fn the_slot_given_away_twice() {
+    let give = [Op::SetUlp(ACTIVE)];
+    walk(&connection(
+        "two calls of TCP_ULP",
+        Last::PassiveEnd,
+        &give,
+        &[],
+        &[&give, &[Op::Call(PASSIVE)]],
+    ));
+}
+
 #[test]
 fn walkers() {
     for last in [Last::ActiveEnd, Last::PassiveEnd] {
@@ -237,6 +250,17 @@ fn drained_under_calls() {
             &[],
             &[Op::Call(PASSIVE)],
             &[&[Op::Drain]],
+        )
+    });
+    // Nothing but the sleeper itself keeps its pair.
+    walk(&Scene {
+        sleeps: true,
+        ..connection(
+            "a drain under a sleeper whose other end goes",
+            Last::ActiveEnd,
+            &[],
+            &[],
+            &[&[Op::Drain], &[Op::Call(ACTIVE)]],
         )
     });
     let call = [Op::Call(ACTIVE)];
