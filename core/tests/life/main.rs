@@ -285,6 +285,16 @@ fn drained_while_it_is_let_go() {
     walk(&scene);
 }
 
+/// Two drains of an end that is not paired, and never will be.
+#[test]
+fn drained_twice() {
+    let drain = [Op::Drain];
+    let mut scene = connection("two drains", Last::PassiveEnd, &[], &[], &[&drain, &drain]);
+    scene.actors[1] = vec![Op::Accept(PASSIVE)];
+    scene.last.push(1);
+    walk(&scene);
+}
+
 /// What takes minutes; `make models` has the time.
 #[test]
 fn everything_at_once() {
@@ -327,13 +337,6 @@ fn everything_at_once() {
         &[Op::Disconnect(ACTIVE)],
         &[],
         drain,
-    ));
-    walk(&connection(
-        "two drains",
-        Last::PassiveEnd,
-        &[],
-        &[],
-        &[&[Op::Drain], &[Op::Drain]],
     ));
     walk(&Scene {
         sleeps: true,
