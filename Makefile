@@ -6,19 +6,20 @@ DESTDIR ?=
 CARGO   ?= cargo
 CLANG   ?= clang
 FILTER  ?=
+SECONDS ?= 60
 
 MODULE  := kmod/tcp_splice.ko
 CTL     := target/release/tcp-splice-ctl
 MODDIR  := $(DESTDIR)/lib/modules/$(KVER)/extra
 SBINDIR := $(DESTDIR)/usr/sbin
 
-.PHONY: all help deps module bpf ctl install clean vm demo costs instructions test test-host test-vm test-conformance test-debug test-compat check
+.PHONY: all help deps module bpf ctl install clean vm demo costs instructions test test-host test-vm test-conformance test-debug test-compat models fuzz check
 
 all: module bpf ctl ## build the module, the policy program and the control tool (the default)
 
 help: ## list the targets
 	@sed -n 's/^\([a-z][a-z-]*\):.*## /\1|/p' $(MAKEFILE_LIST) | awk -F'|' '{ printf "  make %-16s %s\n", $$1, $$2 }'
-	@echo 'Variables: KVER=$(KVER)  DESTDIR=$(DESTDIR)  FILTER=  (part of the names of the tests to run)'
+	@echo 'Variables: KVER=$(KVER)  DESTDIR=$(DESTDIR)  FILTER=  (part of the names of the tests to run)  SECONDS=$(SECONDS)'
 
 deps: ## install the packages needed to build here (run it with sudo)
 	@KVER='$(KVER)' sh xtask/host/deps.sh
@@ -80,6 +81,12 @@ test-debug: ## the tests in a VM whose kernel has KASAN, lockdep and the like (b
 
 test-compat: ## other people's test suites in a VM, over plain TCP and spliced (at most 40 minutes)
 	@$(CARGO) xtask compat -- $(FILTER)
+
+models: ## every order of the life of connections, those that take minutes too, on the host
+	TCP_SPLICE_MODELS=all $(CARGO) test --release --locked -p tcp-splice-core --test life -- --nocapture $(FILTER)
+
+fuzz: ## inputs made up by libFuzzer, SECONDS=60 for each parser and state machine, on the host
+	@$(CARGO) xtask fuzz --seconds $(SECONDS) $(FILTER)
 
 check: ## format and lints
 	$(CARGO) fmt --all --check

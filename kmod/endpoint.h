@@ -150,7 +150,7 @@ static __always_inline unsigned long ts_link(const struct sock *sk)
 	return ep ? smp_load_acquire(&ep->link) : 0;
 }
 
-/* An offer lives for 5 s (LIFETIME of src/pairing.rs): one that has no link after this time will have none. */
+/* An offer lives for 5 s (LIFETIME of core/src/life.rs): one that has no link after this time will have none. */
 static __always_inline bool ts_is_overdue(const struct ts_endpoint *ep)
 {
 	return get_jiffies_64() - ep->made > 6 * HZ;

@@ -181,40 +181,137 @@ mod tests {
         ]
     }
 
-    proptest! {
-        /// The words against plain variables: any sequence of steps, one after the other.
-        #[test]
-        fn words_do_what_variables_would(ops in proptest::collection::vec(op(), 0..60)) {
-            let ring = Cursors::new();
-            let (mut prod, mut cons, mut want, mut tx, mut rx) = (0u64, 0u64, false, false, false);
-            for op in ops {
-                match op {
-                    Op::Publish(n) => {
-                        let expect = if tx { Err(Closed::Tx) } else if rx { Err(Closed::Rx) } else { Ok(()) };
-                        prop_assert_eq!(ring.publish(prod, n), expect);
-                        prod += if expect.is_ok() { n } else { 0 };
-                    }
-                    Op::Consume(n) => {
-                        let n = n.min(prod - cons);
-                        prop_assert_eq!(ring.consume(cons, n), want);
-                        cons += n;
-                        want = false;
-                    }
-                    Op::Want => {
-                        prop_assert_eq!(ring.want_space(), cons);
-                        want = true;
-                    }
-                    Op::CloseTx => {
-                        prop_assert_eq!(ring.close_tx().bytes, prod);
-                        tx = true;
-                    }
-                    Op::CloseRx => {
-                        prop_assert_eq!(ring.close_rx(), prod - cons);
-                        rx = true;
-                    }
+    /// What the words stand for.
+    #[derive(Clone, Copy, PartialEq, Eq)]
+    struct Plain {
+        prod: u64,
+        cons: u64,
+        want: bool,
+        tx: bool,
+        rx: bool,
+    }
+
+    impl Plain {
+        fn at(base: u64) -> Self {
+            Plain {
+                prod: base,
+                cons: base,
+                want: false,
+                tx: false,
+                rx: false,
+            }
+        }
+
+        fn words(self) -> Cursors {
+            let flags = u64::from(self.rx) << 1 | u64::from(self.tx);
+            Cursors {
+                prod: Line(AtomicU64::new(self.prod << 2 | flags)),
+                cons: Line(AtomicU64::new(self.cons << 1 | u64::from(self.want))),
+            }
+        }
+
+        fn step(&mut self, ring: &Cursors, op: Op) {
+            match op {
+                Op::Publish(n) => {
+                    let expect = match (self.tx, self.rx) {
+                        (true, _) => Err(Closed::Tx),
+                        (_, true) => Err(Closed::Rx),
+                        _ => Ok(()),
+                    };
+                    assert_eq!(ring.publish(self.prod, n), expect);
+                    self.prod += if expect.is_ok() { n } else { 0 };
                 }
-                prop_assert_eq!(ring.prod(), Prod { bytes: prod, tx_closed: tx, rx_closed: rx });
-                prop_assert_eq!(ring.cons(), cons);
+                Op::Consume(n) => {
+                    let n = n.min(self.prod - self.cons);
+                    assert_eq!(ring.consume(self.cons, n), self.want);
+                    self.cons += n;
+                    self.want = false;
+                }
+                Op::Want => {
+                    assert_eq!(ring.want_space(), self.cons);
+                    self.want = true;
+                }
+                Op::CloseTx => {
+                    assert_eq!(ring.close_tx().bytes, self.prod);
+                    self.tx = true;
+                }
+                Op::CloseRx => {
+                    assert_eq!(ring.close_rx(), self.prod - self.cons);
+                    self.rx = true;
+                }
+            }
+            let (prod, cons) = (ring.prod(), ring.cons());
+            assert_eq!((prod.bytes, cons), (self.prod, self.cons));
+            assert_eq!((prod.tx_closed, prod.rx_closed), (self.tx, self.rx));
+        }
+    }
+
+    /// A ring of four bytes, from where half a word ends to the last byte that the narrower word can count: every sequence of five steps,
+    /// each from words that are made anew, so that what the steps leave in the flags' bits counts too.
+    #[test]
+    fn every_short_sequence_near_the_edges_of_a_word() {
+        const CAPACITY: u64 = 4;
+        const LAST: u64 = u64::MAX >> PROD_SHIFT;
+        let edges = [1 << 30, 1 << 31, 1 << 32, 1 << 61];
+        let around = edges.iter().flat_map(|edge| edge - 6..*edge);
+        for base in around.chain([0]).chain(LAST - 5 * CAPACITY..=LAST - 4) {
+            sequences(Plain::at(base), CAPACITY, 5, &mut |_| {});
+        }
+    }
+
+    fn sequences(plain: Plain, capacity: u64, steps: u32, seen: &mut impl FnMut(Plain)) {
+        seen(plain);
+        if steps == 0 {
+            return;
+        }
+        let room =
+            (capacity - (plain.prod - plain.cons)).min((u64::MAX >> PROD_SHIFT) - plain.prod);
+        let writes = (1..=room).map(Op::Publish);
+        let reads = (0..=plain.prod - plain.cons).map(Op::Consume);
+        for op in writes
+            .chain(reads)
+            .chain([Op::Want, Op::CloseTx, Op::CloseRx])
+        {
+            let (mut after, ring) = (plain, plain.words());
+            after.step(&ring, op);
+            assert_eq!(ring.prod.0.into_inner(), after.words().prod.0.into_inner());
+            assert_eq!(ring.cons.0.into_inner(), after.words().cons.0.into_inner());
+            sequences(after, capacity, steps - 1, seen);
+        }
+    }
+
+    /// The walk above reaches the last byte, full rings, and both flags.
+    #[test]
+    fn the_walk_gets_around() {
+        let last = u64::MAX >> PROD_SHIFT;
+        let (mut top, mut full, mut closed) = (false, false, false);
+        sequences(Plain::at(last - 4), 4, 5, &mut |plain| {
+            top |= plain.prod == last;
+            full |= plain.prod - plain.cons == 4;
+            closed |= plain.tx && plain.rx && plain.want;
+        });
+        assert!(top && full && closed);
+    }
+
+    /// Every ring of up to 256 bytes, however full, and fuller than it can be.
+    #[test]
+    fn a_quarter_is_a_quarter() {
+        for capacity in 1..=256u64 {
+            for used in 0..=2 * capacity {
+                let free = capacity.saturating_sub(used);
+                assert_eq!(writeable(capacity, used), free > 0 && 4 * free >= capacity);
+            }
+        }
+    }
+
+    proptest! {
+        /// The words against plain variables: any sequence of steps, one after the other, from anywhere.
+        #[test]
+        fn words_do_what_variables_would(base in 0..u64::MAX >> 3, ops in proptest::collection::vec(op(), 0..60)) {
+            let mut plain = Plain::at(base);
+            let ring = plain.words();
+            for op in ops {
+                plain.step(&ring, op);
             }
         }
 

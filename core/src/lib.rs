@@ -9,7 +9,9 @@
 //! | [`cursors`] | how many bytes may be written or read, who must be woken, is this direction closed |
 //! | [`handoff`] | which bytes come next: those of TCP or those of the ring |
 //! | [`span`] | where in the ring's chunks does a run of bytes lie |
+//! | [`life`] | who is offered, joined and let go; who owns which reference, who may free what |
 //! | [`pairing`] | are these two sockets the two ends of one connection |
+//! | [`park`] | whose turn it is to write, and whether a poller may be woken |
 //! | [`ahead`] | is it worth waking the other end early |
 //! | [`reason`] | why a connection stays with TCP |
 //! | [`registry`] | which offer belongs to this socket |
@@ -21,7 +23,9 @@ pub mod abi;
 pub mod ahead;
 pub mod cursors;
 pub mod handoff;
+pub mod life;
 pub mod pairing;
+pub mod park;
 pub mod primitive;
 pub mod reason;
 pub mod registry;

@@ -76,7 +76,7 @@ pub enum Role {
 }
 
 /// What is known of one end when its handshake ends.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub struct Facts {
     /// Identity of the socket.
     pub id: u64,

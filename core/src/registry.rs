@@ -21,7 +21,7 @@ pub const WAYS: usize = 8;
 pub const SHARE: usize = WAYS / 2;
 
 /// One waiting offer.
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub struct Offer {
     facts: Facts,
     handle: u64,
@@ -29,7 +29,7 @@ pub struct Offer {
 }
 
 /// A set of the table; [`Set::EMPTY`] is how one begins.
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub struct Set {
     ways: [Option<Offer>; WAYS],
 }
@@ -118,6 +118,11 @@ impl Set {
             Some(offer) => Ok(offer.handle),
             None => verdict,
         }
+    }
+
+    /// The handles of all offers here, fresh and stale.
+    pub fn handles(&self) -> impl Iterator<Item = u64> {
+        self.ways.iter().flatten().map(|offer| offer.handle)
     }
 
     /// Takes back the offer with this handle, fresh or stale; `false` when there is none (any more).

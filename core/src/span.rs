@@ -168,10 +168,10 @@ mod tests {
         /// receiver do, also when the table grows on the way or memory is taken out by the receiver.
         #[test]
         fn memory_moves_from_slot_to_slot(
-            cap in 2u32..6, chunk in 0u32..6, big in 0u64..600,
+            cap in 2u32..6, chunk in 0u32..6, big in 0u64..600, base in base(),
             ops in proptest::collection::vec((0u8..9, 1u64..50), 0..200),
         ) {
-            let mut table = Table::new(Geometry::new(cap, chunk).unwrap());
+            let mut table = Table::new(Geometry::new(cap, chunk).unwrap(), base);
             for (op, n) in ops {
                 match op {
                     0..=3 => table.send(n),
@@ -182,6 +182,50 @@ mod tests {
                 table.check();
             }
         }
+    }
+
+    /// Where a stream stands: at its beginning, about to pass what 32 bits count, or near its end.
+    fn base() -> impl Strategy<Value = u64> {
+        let near = |edge: u64| edge - 3000..edge;
+        prop_oneof![
+            Just(0),
+            near(1 << 31),
+            near(1 << 32),
+            near(1 << 61),
+            near((1 << 62) - 60_000)
+        ]
+    }
+
+    /// Every run of up to two rings' length from every position around the edges that 31, 32, 61 and 62 bits have, in every ring of up to
+    /// 32 bytes: the spans tile it, and no two chunks that can be in use at once share a slot.
+    #[test]
+    fn spans_and_slots_near_the_edges() {
+        for (cap, chunk) in (0..6).flat_map(|cap| (0..6).map(move |chunk| (cap, chunk))) {
+            let ring = Geometry::new(cap, chunk).unwrap();
+            let bytes = ring.chunk_bytes() as u64;
+            for edge in [64, 1 << 31, 1 << 32, 1 << 61, 1 << 62] {
+                for pos in edge - 40..edge + 8 {
+                    tiles(ring, pos, 2 * ring.capacity());
+                    assert_eq!(ring.is_border(pos), pos % bytes == 0);
+                    let used = ring.chunk(pos)..=ring.chunk(pos + ring.capacity() - 1);
+                    let slots: BTreeSet<_> = used.clone().map(|chunk| ring.slot(chunk)).collect();
+                    assert_eq!(slots.len() as u64, used.end() - used.start() + 1);
+                    assert!(slots.iter().all(|slot| *slot < ring.slots()));
+                }
+            }
+        }
+    }
+
+    fn tiles(ring: Geometry, pos: u64, len: u64) {
+        let mut done = 0;
+        while done < len {
+            let span = ring.span(pos + done, len - done);
+            let start = span.chunk * ring.chunk_bytes() as u64 + span.offset as u64;
+            assert!(start == pos + done && span.len > 0);
+            assert!(span.offset + span.len <= ring.chunk_bytes());
+            done += span.len as u64;
+        }
+        assert_eq!(done, len);
     }
 
     struct Table {
@@ -195,13 +239,15 @@ mod tests {
     }
 
     impl Table {
-        fn new(geometry: Geometry) -> Self {
+        fn new(geometry: Geometry, base: u64) -> Self {
+            let mut supply = Supply::new();
+            supply.start_at(geometry.chunk(base));
             Table {
                 geometry,
                 slots: vec![None; geometry.slots()],
-                supply: Supply::new(),
-                prod: 0,
-                cons: 0,
+                supply,
+                prod: base,
+                cons: base,
                 made: 0,
                 freed: BTreeSet::new(),
             }

@@ -1,8 +1,13 @@
 // SPDX-License-Identifier: GPL-2.0-only
-//! The shipped cursors and hand-off word under every interleaving and reordering that the C11 model allows.
+//! The shipped cursors, hand-off word and the atomics of parking and of endpoints' lives under every interleaving and reordering that the C11 model allows.
 //!
 //! `RUSTFLAGS="--cfg loom" cargo test -p tcp-splice-core --release --test loom`
 #![cfg(loom)]
+
+#[path = "loom/life.rs"]
+mod life;
+#[path = "loom/park.rs"]
+mod park;
 
 use loom::cell::UnsafeCell;
 use loom::sync::Arc;

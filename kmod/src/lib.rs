@@ -22,6 +22,7 @@
 //! |---|---|
 //! | `ffi` | the seam to C |
 //! | `pairing` | the kfunc: offers, matches, the registry |
+//! | `life` | what `core::life` asks of the kernel: who owns and frees what |
 //! | `pair` | pair, lanes, their locks, the link between a socket and its pair |
 //! | `ring` | the ring's memory |
 //! | `send`, `recv`, `poll` | the data path |
@@ -31,6 +32,7 @@
 #![warn(missing_docs)]
 
 mod ffi;
+mod life;
 mod list;
 mod pair;
 mod pairing;

@@ -2,6 +2,7 @@
 //! What `/proc/net/tcp_splice` says of a lane. The line's other half is in `pairs.c`.
 
 use crate::ffi::{self, SeqFile, Sock};
+use crate::life;
 use crate::pair::{Lane, Pair};
 use core::ffi::{CStr, c_char, c_uint, c_void};
 use core::ptr::NonNull;
@@ -80,7 +81,7 @@ extern "C" fn tcp_splice_rest(pair: *mut c_void) {
         // SAFETY: the caller's reference keeps it alive, and is dropped at the end.
         unsafe {
             pair.as_ref().rest();
-            Pair::put(pair);
+            life::put(pair);
         }
     }
 }

@@ -3,8 +3,8 @@
 //!
 //! # Lifetime
 //!
-//! A pair is made by the kfunc at the accepting end and has one reference for each endpoint. An endpoint drops its reference in
-//! the RCU callback that frees it, which is queued when its socket is destroyed. So whoever got a [`Link`] from a socket may use
+//! A pair is made by the kfunc at the accepting end and has one reference for each endpoint, which drops it when it is freed: see
+//! `core::life`, whose steps are the only ones that take and drop references. So whoever got a [`Link`] from a socket may use
 //! the pair as long as a call of that socket runs (the socket is not destroyed before its descriptor is closed), or within the RCU
 //! read-side section in which the link was read.
 //!
@@ -12,6 +12,7 @@
 //! destroyed, the reference is dropped a grace period later: inside an RCU read-side section a socket read from a slot is alive.
 
 use crate::ffi::{self, Sock};
+use crate::life;
 use crate::ring::{Lent, Ring};
 use crate::stats::{self, Counter};
 use core::cell::UnsafeCell;
@@ -23,6 +24,9 @@ use core::sync::atomic::{AtomicBool, AtomicPtr, AtomicU8, AtomicU32, AtomicU64, 
 use tcp_splice_core::ahead;
 use tcp_splice_core::cursors::Cursors;
 use tcp_splice_core::handoff::{Handoff, Use};
+pub(crate) use tcp_splice_core::life::Side;
+use tcp_splice_core::life::{Ends, Wishes};
+use tcp_splice_core::park::{Turn, Watch};
 use tcp_splice_core::reason::Reason;
 use tcp_splice_core::span::Supply;
 
@@ -34,13 +38,6 @@ const GROWN_MAX: u64 = 16 << 20;
 
 /// No count of bytes.
 const NEVER: u64 = u64::MAX;
-
-/// A level-triggered poller found nothing, and sleeps or will.
-const WATCHED: u32 = 1;
-/// It was woken ahead and has not looked again.
-const WOKEN: u32 = 2;
-/// An edge-triggered poller has been here. Being woken without a reason, it would report what is true and old as if it were new.
-const EDGES: u32 = 3;
 
 /// The lines that are the sender's own.
 #[repr(align(64))]
@@ -107,26 +104,17 @@ pub(crate) struct Lane {
     /// Set before `cursors` are closed.
     handed_back: AtomicU8,
     /// A sender sleeps with its message half written: others wait until it is through.
-    pub(crate) turn: AtomicBool,
+    pub(crate) turn: Turn,
     /// A reader of this lane sleeps in a call, or is about to. A hint.
     pub(crate) parked: AtomicBool,
-    /// Whether a poller of this lane is on watch: a hint, except for `EDGES`, which stays.
-    watch: AtomicU32,
+    /// Whether a poller of this lane is on watch.
+    watch: Watch,
     /// State of the guess whether to wake it early (`core::ahead`). A hint.
     ahead: AtomicU32,
     /// Why the ring was left last; written by the sender, under its lock.
     reason: AtomicU8,
     sending: Sending,
     rx: UnsafeCell<Rx>,
-}
-
-/// Which end of the connection: the lowest bit of a link.
-#[derive(Clone, Copy, PartialEq, Eq)]
-pub(crate) enum Side {
-    /// The end that connected.
-    Active,
-    /// The end that was accepted.
-    Passive,
 }
 
 /// The two ends of one connection.
@@ -136,9 +124,7 @@ pub(crate) struct Pair {
     forward: Lane,
     /// The other way.
     reverse: Lane,
-    active: AtomicPtr<Sock>,
-    passive: AtomicPtr<Sock>,
-    refs: AtomicU32,
+    ends: Ends<Sock>,
 }
 
 const _: () = assert!(size_of::<Pair>() <= ffi::PAIR_BYTES && align_of::<Pair>() <= 64);
@@ -154,9 +140,9 @@ impl Lane {
             promised: AtomicBool::new(false),
             lends: AtomicBool::new(true),
             handed_back: AtomicU8::new(Reason::None as u8),
-            turn: AtomicBool::new(false),
+            turn: Turn::new(),
             parked: AtomicBool::new(false),
-            watch: AtomicU32::new(0),
+            watch: Watch::new(),
             ahead: AtomicU32::new(0),
             reason: AtomicU8::new(Reason::None as u8),
             sending: Sending {
@@ -289,29 +275,16 @@ impl Lane {
 
     /// Receiver: a poller has registered and looked, in vain if it is not edge-triggered.
     pub(crate) fn polled(&self, edges: bool) {
-        if edges {
-            self.watch.store(EDGES, Ordering::Relaxed);
-        } else if self.rewatch(WOKEN, WATCHED) {
+        if self.watch.polled(edges) {
             self.judge_wake(false);
-        } else {
-            self.rewatch(0, WATCHED);
         }
     }
 
     /// Sender: something was published.
     pub(crate) fn published(&self) {
-        if self.rewatch(WOKEN, 0) {
+        if self.watch.published() {
             self.judge_wake(true);
         }
-    }
-
-    /// Changes `watch` if it is `from`. So nothing ever takes the place of `EDGES`.
-    fn rewatch(&self, from: u32, to: u32) -> bool {
-        self.watch.load(Ordering::Relaxed) == from
-            && self
-                .watch
-                .compare_exchange(from, to, Ordering::Relaxed, Ordering::Relaxed)
-                .is_ok()
     }
 
     /// A reader of this lane was woken: did it find anything?
@@ -350,17 +323,12 @@ impl Lane {
 
 impl Pair {
     /// Makes a pair in memory from `ts_pair_alloc`; the parameters are those of the (active, passive) ends.
-    pub(crate) fn new(
-        ring_kbytes: (u32, u32),
-        busy_poll_us: (u32, u32),
-        socks: (*mut Sock, *mut Sock),
-    ) -> Self {
+    pub(crate) fn new(wishes: (Wishes, Wishes), socks: (*mut Sock, *mut Sock)) -> Self {
+        let (active, passive) = wishes;
         Pair {
-            forward: Lane::new(ring_kbytes.0, busy_poll_us.1),
-            reverse: Lane::new(ring_kbytes.1, busy_poll_us.0),
-            active: AtomicPtr::new(socks.0),
-            passive: AtomicPtr::new(socks.1),
-            refs: AtomicU32::new(2),
+            forward: Lane::new(active.ring_kbytes, passive.busy_poll_us),
+            reverse: Lane::new(passive.ring_kbytes, active.busy_poll_us),
+            ends: Ends::new(socks.0, socks.1),
         }
     }
 
@@ -376,11 +344,11 @@ impl Pair {
 
     /// Where the socket of a side stands: 0 the connecting one.
     pub(crate) fn slot(&self, side: c_uint) -> &AtomicPtr<Sock> {
-        if side == 0 {
-            &self.active
+        self.ends.slot(if side == 0 {
+            Side::Active
         } else {
-            &self.passive
-        }
+            Side::Passive
+        })
     }
 
     /// The lane that a side sends into: 0 the connecting one.
@@ -409,9 +377,12 @@ impl Pair {
 
     /// One more reference, for whoever found the pair in the list of all pairs; not if it is about to go.
     pub(crate) fn hold(&self) -> bool {
-        let more = |refs: u32| (refs > 0).then(|| refs.wrapping_add(1));
-        let (set, fetch) = (Ordering::Relaxed, Ordering::Relaxed);
-        self.refs.fetch_update(set, fetch, more).is_ok()
+        self.ends.hold()
+    }
+
+    /// Its two sockets, and the references to it.
+    pub(crate) fn ends(&self) -> &Ends<Sock> {
+        &self.ends
     }
 
     /// Frees the memory of rings that are empty and not in use at this moment. Process context.
@@ -432,30 +403,18 @@ impl Pair {
         }
     }
 
-    /// Drops one reference; the last one frees the rings and the pair. Any context.
+    /// Frees the rings of both lanes.
     ///
     /// # Safety
     ///
-    /// The caller owns a reference, and uses the pair no more.
-    pub(crate) unsafe fn put(pair: NonNull<Pair>) {
-        // SAFETY: alive by the caller's reference.
-        let this = unsafe { pair.as_ref() };
-        if this.refs.fetch_sub(1, Ordering::Release) != 1 {
-            return;
-        }
-        // Pairs with the release above: the other end's uses happened before the freeing.
-        fence(Ordering::Acquire);
-        // SAFETY: each pair that got endpoints was listed when it was made (`join`); from here on no reader of the list can reach it.
-        unsafe { ffi::ts_pair_unlist(pair.as_ptr().cast()) };
-        for lane in [&this.forward, &this.reverse] {
+    /// The last reference is gone: nobody uses them.
+    pub(crate) unsafe fn free_rings(&self) {
+        for lane in [&self.forward, &self.reverse] {
             if let Some(ring) = NonNull::new(lane.ring.load(Ordering::Relaxed)) {
-                // SAFETY: both endpoints are gone, a grace period after their sockets' last use.
+                // SAFETY: by the caller.
                 unsafe { Ring::free(ring, &mut (*lane.sending.tx.get()).lent) };
             }
         }
-        Counter::PairsGone.add(1);
-        // SAFETY: from `ts_pair_alloc`, and nobody can reach it any more.
-        unsafe { ffi::ts_pair_free(pair.as_ptr().cast()) };
     }
 }
 
@@ -505,25 +464,24 @@ impl<'a> Link<'a> {
         }
     }
 
+    /// The pair's two sockets.
+    pub(crate) fn ends(self) -> &'a Ends<Sock> {
+        &self.pair.ends
+    }
+
     /// Where this end's socket stands.
     pub(crate) fn own_slot(self) -> &'a AtomicPtr<Sock> {
-        match self.side {
-            Side::Active => &self.pair.active,
-            Side::Passive => &self.pair.passive,
-        }
+        self.ends().slot(self.side)
     }
 
     /// This end has left its pair: its connection has ended, or it is TCP's for good.
     pub(crate) fn is_unlinked(self) -> bool {
-        self.own_slot().load(Ordering::Acquire).is_null()
+        self.ends().has_left(self.side)
     }
 
     /// Where the other end's socket stands.
     pub(crate) fn peer_slot(self) -> &'a AtomicPtr<Sock> {
-        match self.side {
-            Side::Active => &self.pair.passive,
-            Side::Passive => &self.pair.active,
-        }
+        self.ends().peer_slot(self.side)
     }
 
     /// Bytes that this end has put into its ring, and the other end into its own.
@@ -584,7 +542,7 @@ impl<'a> Link<'a> {
     pub(crate) fn wake_ahead(self, waited: bool) {
         let lane = self.outbound();
         let parked = lane.parked.load(Ordering::Relaxed);
-        let watched = !parked && lane.watch.load(Ordering::Relaxed) == WATCHED;
+        let watched = !parked && lane.watch.is_kept();
         if !parked && !watched {
             return;
         }
@@ -603,14 +561,14 @@ impl<'a> Link<'a> {
         if next != state {
             lane.ahead.store(next, Ordering::Relaxed);
         }
-        if !wake || (watched && !lane.rewatch(WATCHED, WOKEN)) {
+        if !wake || (watched && !lane.watch.wake()) {
             return;
         }
         // SAFETY: a slot of the pair.
         if unsafe { ffi::ts_wake_ahead(self.peer_slot(), watched) } {
             Counter::WakesAhead.add(1);
         } else if watched {
-            lane.rewatch(WOKEN, 0);
+            lane.watch.is_deserted();
         }
     }
 
@@ -655,7 +613,7 @@ impl Drop for Kept {
     fn drop(&mut self) {
         if let Some(pair) = self.0 {
             // SAFETY: the reference taken in `keep`. The call ends: it uses the pair no more.
-            unsafe { Pair::put(pair) };
+            unsafe { life::put(pair) };
         }
     }
 }

@@ -100,7 +100,7 @@ fn has_room(lane: &Lane) -> bool {
             let used = prod.bytes.saturating_sub(lane.cursors.cons());
             cursors::writeable(ring.capacity(), used)
         })
-        && !lane.turn.load(Ordering::Acquire)
+        && !lane.turn.is_taken()
 }
 
 /// A poller has registered itself on this socket and looked; in vain if it is not edge-triggered.
@@ -128,7 +128,7 @@ extern "C" fn tcp_splice_writeable(link: c_ulong, sk: *const Sock, wake: c_int) 
     }
     let used = |cons: u64| prod.bytes.saturating_sub(cons);
     // A message is half written: whoever gives its turn back wakes us.
-    if lane.turn.load(Ordering::Acquire) {
+    if lane.turn.is_taken() {
         return false;
     }
     // If the answer is no, the receiver must know that somebody waits.

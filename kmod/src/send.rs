@@ -172,7 +172,7 @@ impl<'a> Send<'a> {
     fn give_turn_back(&mut self) {
         if self.has_turn {
             self.has_turn = false;
-            self.lane.turn.store(false, Ordering::Release);
+            self.lane.turn.give_back();
             // SAFETY: the caller's own socket; takes the wait queue's lock, which orders the store before it.
             unsafe { ffi::ts_wake_writers(self.sk) };
         }
@@ -345,7 +345,7 @@ impl<'a> Send<'a> {
 
     /// Another sender's message is half written.
     fn others_turn(&self) -> bool {
-        !self.has_turn && self.lane.turn.load(Ordering::Acquire)
+        !self.has_turn && self.lane.turn.is_taken()
     }
 
     /// Free bytes that this step may fill.
@@ -531,8 +531,8 @@ impl<'a> Send<'a> {
             .lane
             .ring()
             .is_some_and(|ring| self.size as u64 <= ring.capacity());
-        if fits && self.copied > 0 && !self.lane.turn.load(Ordering::Acquire) {
-            self.lane.turn.store(true, Ordering::Relaxed);
+        if fits && self.copied > 0 && !self.lane.turn.is_taken() {
+            self.lane.turn.take();
             self.has_turn = true;
         }
         drop(tx);

@@ -15,14 +15,15 @@
 //! as well). The pair goes with the second endpoint.
 
 use crate::ffi::{self, EAGAIN, EBUSY, ENOMEM, Queue, Sock};
+use crate::life::{Ep, Linux};
 use crate::pair::{Link, Side};
-use crate::pairing::{tcp_splice_withdraw, was_paired};
 use crate::recv::Look;
 use crate::ring::Ring;
 use core::ffi::{c_int, c_uint, c_ulong, c_void};
 use core::ptr;
 use core::sync::atomic::{Ordering, fence};
 use tcp_splice_core::handoff;
+use tcp_splice_core::life::{self, Kernel};
 use tcp_splice_core::reason::Reason;
 
 /// The sending direction is over: nothing may be published after the FIN. Socket lock held.
@@ -44,7 +45,7 @@ extern "C" fn tcp_splice_unhash(link: c_ulong) {
 }
 
 /// Closes both lanes from this end; returns the bytes it never read. Idempotent, any context.
-fn close_lanes(link: Link<'_>) -> u64 {
+pub(crate) fn close_lanes(link: Link<'_>) -> u64 {
     link.outbound().cursors.close_tx();
     let unread = link.inbound().cursors.close_rx();
     // A sender of the other end that sleeps for space: its bytes belong to TCP now.
@@ -53,44 +54,22 @@ fn close_lanes(link: Link<'_>) -> u64 {
     unread
 }
 
-/// The link of an endpoint that is or becomes paired; none if it never will be.
-fn settle<'a>(ep: *mut c_void) -> Option<Link<'a>> {
-    // SAFETY: the caller's endpoint is alive. An unpaired one gets its offer withdrawn, so that it stays unpaired.
-    unsafe {
-        if ffi::ts_endpoint_link(ep) == 0 && tcp_splice_withdraw(ep) {
-            return None;
-        }
-        Link::from_word(ffi::ts_endpoint_link(ep))
-    }
-}
-
 /// close(), before base's: no descriptor of this socket is left.
 #[unsafe(no_mangle)]
 extern "C" fn tcp_splice_close(sk: *mut Sock, ep: *mut c_void) {
-    if let Some(link) = settle(ep) {
-        if close_lanes(link) > 0 {
-            // RFC 2525 section 2.17: unread data at close is answered with a reset.
-            // SAFETY: process context, no lock held.
-            unsafe { ffi::ts_linger_reset(sk) };
-        }
-    }
-}
-
-/// The socket leaves its pair for good and may live on: its calls fall to base from here on.
-fn leave(ep: *mut c_void) {
-    if let Some(link) = settle(ep) {
-        // The slot first: who finds no link may count on a grace period since the slot was cleared (`tcp_splice_let_go`).
-        link.own_slot().store(ptr::null_mut(), Ordering::Release);
-        // SAFETY: alive.
-        unsafe { ffi::ts_endpoint_set_link(ep, 0) };
-        close_lanes(link);
+    // SAFETY: the caller's endpoint is alive.
+    if life::close(&Linux::new(), unsafe { Ep::at(ep) }) > 0 {
+        // RFC 2525 section 2.17: unread data at close is answered with a reset.
+        // SAFETY: process context, no lock held.
+        unsafe { ffi::ts_linger_reset(sk) };
     }
 }
 
 /// disconnect(), before base's. Threads asleep in our calls wake up by base's state change and find the connection gone.
 #[unsafe(no_mangle)]
 extern "C" fn tcp_splice_disconnect(_sk: *mut Sock, ep: *mut c_void) {
-    leave(ep);
+    // SAFETY: the caller's endpoint is alive.
+    life::leave(&Linux::new(), unsafe { Ep::at(ep) });
 }
 
 /// The socket goes back to TCP for good, both ways, and may then be read by somebody who passes us by: what it has not read of the ring
@@ -108,7 +87,11 @@ extern "C" fn tcp_splice_hand_back(
     disconnects: u32,
     how: c_uint,
 ) -> c_int {
-    let Some(link) = settle(ep) else { return 0 };
+    // SAFETY: the caller's endpoint is alive.
+    let ep = unsafe { Ep::at(ep) };
+    let Some(link) = life::settle(&Linux::new(), ep) else {
+        return 0;
+    };
     let (tx, reason) = if how == ffi::BACK_FOR_GOOD {
         (Some(link.lock_tx()), Reason::HandedBack)
     } else {
@@ -141,7 +124,7 @@ extern "C" fn tcp_splice_hand_back(
 fn return_unread(
     link: Link<'_>,
     sk: *mut Sock,
-    ep: *mut c_void,
+    ep: Ep<'_>,
     disconnects: u32,
     how: c_uint,
     reason: Reason,
@@ -158,8 +141,8 @@ fn return_unread(
         link.try_lock_rx()
     };
     let mut rx = rx.ok_or(-EAGAIN)?;
-    // SAFETY: the caller's endpoint is alive.
-    if unsafe { ffi::ts_endpoint_link(ep) } == 0 {
+    let kernel = Linux::new();
+    if kernel.link(ep) == 0 {
         return Ok(());
     }
     let (bytes, border) = Look::at(sk, lane).seen.unread(rx.cons).ok_or(-EBUSY)?;
@@ -170,7 +153,7 @@ fn return_unread(
     queue.insert(sk, disconnects, bytes, border, link.ring_bytes(), how)?;
     lane.cursors.consume(rx.cons, u64::from(bytes));
     rx.cons = rx.cons.wrapping_add(u64::from(bytes));
-    leave(ep);
+    life::leave(&kernel, ep);
     Ok(())
 }
 
@@ -224,14 +207,6 @@ impl Drop for Unread {
         // SAFETY: ours; empty if they were inserted.
         unsafe { ffi::ts_queue_free(&mut self.0) };
     }
-}
-
-/// The socket is being destroyed. `false`: the endpoint was never paired, so no other end may be looking at it. Else the caller frees it
-/// after a grace period.
-#[unsafe(no_mangle)]
-extern "C" fn tcp_splice_release(ep: *mut c_void) -> bool {
-    leave(ep);
-    was_paired(ep)
 }
 
 /// Somebody lets go of the socket's lock. If it is a thread that entered base recv() before the pair existed and is about to sleep

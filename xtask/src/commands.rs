@@ -192,6 +192,14 @@ pub fn compat(options: &VmOptions, more: &[String]) -> Result<()> {
     guest::verdict_of(&outcome.complaints)
 }
 
+/// Fuzz targets, on the host; the last line is the sum.
+///
+/// # Errors
+/// When they cannot be built, or one finds something.
+pub fn fuzz(seconds: u32, filter: Option<&str>) -> Result<()> {
+    summary(crate::fuzz::run(seconds, filter)?)
+}
+
 /// Root file system and build, without booting.
 ///
 /// # Errors

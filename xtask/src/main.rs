@@ -10,6 +10,7 @@ mod checkout;
 mod commands;
 mod console;
 mod debug_kernel;
+mod fuzz;
 mod guest;
 mod host;
 mod instructions;
@@ -91,6 +92,14 @@ enum Task {
         #[arg(last = true)]
         more: Vec<String>,
     },
+    /// Feed the tool's parsers and the core's state machines with inputs made up by libFuzzer, on the host
+    Fuzz {
+        /// Seconds for each target
+        #[arg(long, default_value_t = 60)]
+        seconds: u32,
+        /// Run only targets whose name contains this
+        filter: Option<String>,
+    },
     /// Make the guest's root file system and build the project inside, without booting
     Build {
         #[command(flatten)]
@@ -162,6 +171,7 @@ fn main() -> ExitCode {
         Task::Instructions { options } => instructions::run(&options),
         Task::Costs { vm, more } => commands::costs(&vm, &more),
         Task::Compat { vm, more } => commands::compat(&vm, &more),
+        Task::Fuzz { seconds, filter } => commands::fuzz(seconds, filter.as_deref()),
         Task::Build { vm } => commands::build(&vm),
         Task::Purge => commands::purge(),
     };

@@ -401,3 +401,184 @@ fn stale_edges() {
     assert_eq!(seen(5, 5, lane, 9).next(3), Next::Await);
     assert_eq!(seen(6, 5, Snapshot::Tcp, 0).next(0), Next::Await);
 }
+
+/// Positions in a stream that never wraps, and what the kernel sees of them: 32 bits of those in TCP.
+#[derive(Clone, Copy, Debug)]
+struct Wide {
+    copied: u64,
+    received: u64,
+    border: u64,
+    /// Ring bytes: consumed, and up to where the segment goes.
+    cons: u64,
+    end: u64,
+}
+
+impl Wide {
+    fn seen(self, lane: Snapshot, prod: u64) -> Seen {
+        Seen {
+            tcp: TcpView {
+                copied: self.copied as u32,
+                received: self.received as u32,
+            },
+            prod,
+            lane,
+        }
+    }
+
+    /// TCP below the border, then the ring, then TCP.
+    fn next(self) -> Next {
+        let queued = self.received.saturating_sub(self.copied);
+        let before = self.border.saturating_sub(self.copied);
+        let ring = self.end.saturating_sub(self.cons);
+        if before > 0 {
+            match queued.min(before) {
+                0 => Next::Await,
+                bytes => Next::Tcp(bytes as u32),
+            }
+        } else if ring > 0 {
+            Next::Ring(ring)
+        } else if queued > 0 {
+            Next::Tcp(queued as u32)
+        } else {
+            Next::Await
+        }
+    }
+
+    fn ring_readable(self) -> u64 {
+        if self.received < self.border {
+            0
+        } else {
+            self.end.saturating_sub(self.cons)
+        }
+    }
+}
+
+/// Every constellation of few bytes around every edge that sequence numbers have: zero, and where half of them lie behind.
+#[test]
+fn sequence_numbers_near_their_edges() {
+    for edge in [1 << 31, 1 << 32, 3 << 31, 1 << 33] {
+        for border in edge - 4..edge + 4 {
+            for copied in border - 4..border + 4 {
+                // rcv_nxt is read after copied_seq and may be older.
+                for received in copied - 1..copied + 6 {
+                    around(copied, received, border);
+                }
+            }
+        }
+    }
+}
+
+fn around(copied: u64, received: u64, border: u64) {
+    let short = border as u32;
+    for cons in [0, (1 << 32) - 1, (1 << 61) - 2] {
+        for (unread, more) in (0..4).flat_map(|unread| (0..3).map(move |more| (unread, more))) {
+            let last = cons + unread;
+            let wide = Wide {
+                copied,
+                received,
+                border,
+                cons,
+                end: last,
+            };
+            for (lane, prod) in [
+                (Snapshot::Ring { border: short }, last),
+                (
+                    Snapshot::Leaving {
+                        border: short,
+                        last,
+                    },
+                    last + more,
+                ),
+            ] {
+                let seen = wide.seen(lane, prod);
+                assert_eq!(seen.next(cons), wide.next(), "{wide:?} {lane:?}");
+                assert_eq!(seen.ring_readable(cons), wide.ring_readable(), "{wide:?}");
+                assert_eq!(seen.unread(cons), Some((unread as u32, short)));
+            }
+            assert_eq!(
+                may_start(
+                    Snapshot::Leaving {
+                        border: short,
+                        last
+                    },
+                    cons
+                ),
+                unread == 0
+            );
+        }
+    }
+    let queued = received.saturating_sub(copied) as u32;
+    let seen = Wide {
+        copied,
+        received,
+        border,
+        cons: 0,
+        end: 0,
+    }
+    .seen(Snapshot::Tcp, 0);
+    let next = if queued > 0 {
+        Next::Tcp(queued)
+    } else {
+        Next::Await
+    };
+    assert_eq!((seen.next(0), seen.tcp().queued()), (next, queued));
+}
+
+/// `before()` around each multiple of 1/16 of the space, against distances in numbers that do not wrap.
+#[test]
+fn before_is_half_of_the_space() {
+    for sixteenth in 0..16u64 {
+        for (a, b) in (0..9).flat_map(|a| (0..9).map(move |b| (a, b))) {
+            let from = (1 << 32) + a;
+            let to = (1 << 32) + (sixteenth << 28) + b;
+            let distance = (to - from) & 0xffff_ffff;
+            // Half of the space away: before both ways, as in the kernel.
+            assert_eq!(
+                before(from as u32, to as u32),
+                distance > 0 && distance <= 1 << 31
+            );
+        }
+    }
+}
+
+/// More unread bytes than sequence numbers can tell are not given any.
+#[test]
+fn too_much_for_sequence_numbers() {
+    let most = i32::MAX as u64;
+    for (bytes, fits) in [
+        (most - 1, true),
+        (most, true),
+        (most + 1, false),
+        (1 << 32, false),
+        (1 << 61, false),
+    ] {
+        let wide = Wide {
+            copied: 1 << 32,
+            received: 1 << 32,
+            border: 1 << 32,
+            cons: 5,
+            end: 5 + bytes,
+        };
+        let unread = wide.seen(Snapshot::Ring { border: 0 }, wide.end).unread(5);
+        assert_eq!(unread, fits.then_some((bytes as u32, 0)));
+    }
+}
+
+/// The number of a use wraps after 2^30 changes: neighbours differ, and neither mode nor border is touched.
+#[test]
+fn uses_differ_where_their_number_wraps() {
+    let h = Handoff::new();
+    h.word.store((GEN_MASK - 5) << GEN_SHIFT, Ordering::Relaxed);
+    let mut before = None;
+    for round in 0..8u32 {
+        let border = (u32::MAX - 3).wrapping_add(round);
+        h.start(border);
+        let now = h.use_of_ring();
+        assert!(now.is_some() && now != before);
+        assert_eq!(h.snapshot(), Snapshot::Ring { border });
+        h.leave(u64::from(round));
+        let last = u64::from(round);
+        assert_eq!(h.snapshot(), Snapshot::Leaving { border, last });
+        before = now;
+    }
+}

@@ -1,0 +1,232 @@
+// SPDX-License-Identifier: GPL-2.0-only
+//! The C half of the life of a socket, and of who holds it, as steps on the ghost.
+//!
+//! Each function here says what the one of the same name in `kmod/` does, line by line; `texts.rs` holds the C that it was written from
+//! against the C that ships. What is atomic here and not there: a look at the slot (three loads), and what happens within a bucket of the
+//! index of endpoints (a spinlock, innermost).
+
+use crate::explore::{Run, violation};
+use crate::kernel::DONE;
+use crate::world::Call;
+use tcp_splice_core::life::{self, Kernel};
+
+mod calls;
+mod drain;
+mod options;
+mod proto;
+
+/// "None" as an answer.
+const NONE: u8 = u8::MAX;
+
+fn some(answer: u8) -> Option<u8> {
+    (answer != NONE).then_some(answer)
+}
+
+/// `-EAGAIN`, `-ESTALE`, `-EBUSY`.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub enum Errno {
+    Again,
+    Stale,
+    Busy,
+}
+
+/// What a socket goes back to TCP for.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub enum How {
+    ForGood,
+    Drained,
+    Child,
+}
+
+impl Run {
+    /// An allocation that may fail.
+    pub fn fails(&self) -> bool {
+        let may_fail = self.quiet(|world| u8::from(world.memory_fails));
+        may_fail != 0 && self.choose(2) == 1
+    }
+
+    /* ---- sockets ---- */
+
+    /// `lock_sock()`, or its spinlock when nobody owns it.
+    pub fn lock_sock(&self, sk: u8) {
+        let actor = self.actor();
+        self.wait("lock_sock", |world| {
+            let sock = world.sock(sk);
+            sock.lock.is_none().then(|| {
+                sock.lock = Some(actor);
+                DONE
+            })
+        });
+    }
+
+    pub fn release_sock(&self, sk: u8) {
+        let actor = self.actor();
+        self.quiet(|world| {
+            let sock = world.sock(sk);
+            if sock.lock != Some(actor) {
+                violation("a socket's lock is let go of by somebody else");
+            }
+            sock.lock = None;
+            DONE
+        });
+    }
+
+    /// One of its patience; whoever finds the socket locked gives up.
+    fn lock_unowned(&self, sk: u8, alone: bool) -> bool {
+        let actor = self.actor();
+        self.step("ts_lock_unowned", |world| {
+            let sock = world.sock(sk);
+            let free = sock.lock.is_none() && !(alone && sock.socket);
+            if free {
+                sock.lock = Some(actor);
+            }
+            u8::from(free)
+        }) != 0
+    }
+
+    pub fn sock_put(&self, sk: u8) {
+        let last = self.step("sock_put", |world| {
+            let sock = world.sock(sk);
+            if sock.refs == 0 {
+                violation(format!("a reference to socket {sk} is dropped twice"));
+            }
+            sock.refs -= 1;
+            u8::from(sock.refs == 0)
+        }) != 0;
+        if last {
+            self.sk_free(sk);
+        }
+    }
+
+    /// `__sk_free()`, `sk_destruct()`.
+    fn sk_free(&self, sk: u8) {
+        let hooked = self.quiet(|world| {
+            let sock = world.sock(sk);
+            if sock.lock.is_some() || sock.slot.is_some() || !sock.destroyed {
+                violation(format!("socket {sk} is freed while in use"));
+            }
+            if !sock.hooked && sock.user_data.is_some() {
+                violation(format!("socket {sk} is freed with an endpoint on it"));
+            }
+            u8::from(sock.hooked)
+        }) != 0;
+        if hooked {
+            self.ts_destruct(sk);
+        }
+        self.quiet(|world| {
+            let sock = world.sock(sk);
+            if sock.worn {
+                violation("the tables of a socket outlive the module's reference");
+            }
+            sock.freed = true;
+            DONE
+        });
+    }
+
+    /* ---- main.c ---- */
+
+    fn ts_endpoint_free(&self, ep: u8) {
+        life::endpoint_free(self, ep);
+        self.quiet(|world| {
+            let this = world.ep(ep);
+            if this.indexed || this.queued {
+                violation(format!("endpoint {ep} is freed while others can find it"));
+            }
+            this.freed = true;
+            world.module -= 1;
+            DONE
+        });
+    }
+
+    fn ts_index_remove(&self, ep: u8) {
+        self.step("ts_index_remove", |world| {
+            let this = world.ep(ep);
+            if !this.indexed {
+                violation(format!("endpoint {ep} is taken out of the index twice"));
+            }
+            this.indexed = false;
+            DONE
+        });
+    }
+
+    fn call_rcu(&self, call: Call, ep: u8) {
+        self.quiet(|world| {
+            world.queue(call, ep, false);
+            DONE
+        });
+    }
+
+    fn ts_endpoint_discard_all(&self, ep: u8, known: bool) {
+        if self.step("ts_drains", |world| world.drains) != 0 {
+            return self.ts_endpoint_retire_all(ep);
+        }
+        let disconnects = self.quiet(|world| world.ep(ep).disconnects);
+        if !known && disconnects == 0 {
+            self.ts_index_remove(ep);
+            self.quiet(|world| {
+                world.at_once += 1;
+                DONE
+            });
+            return self.ts_endpoint_free(ep);
+        }
+        let mut next = Some(ep);
+        while let Some(ep) = next {
+            next = self.older(ep);
+            self.ts_index_remove(ep);
+            self.call_rcu(Call::Free, ep);
+        }
+    }
+
+    fn older(&self, ep: u8) -> Option<u8> {
+        some(self.quiet(|world| world.ep(ep).older.unwrap_or(NONE)))
+    }
+
+    fn ts_endpoint_retire_all(&self, ep: u8) {
+        let mut next = Some(ep);
+        while let Some(ep) = next {
+            next = self.older(ep);
+            self.ts_index_remove(ep);
+            self.quiet(|world| {
+                world.queue(Call::Retire, ep, true);
+                DONE
+            });
+        }
+    }
+
+    fn ts_endpoint_let_go(&self, ep: u8) {
+        let sk = self.quiet(|world| world.ep(ep).sk.unwrap_or(NONE));
+        life::let_go(self, ep);
+        self.step("letting_go = false", |world| {
+            world.ep(ep).letting_go = false;
+            DONE
+        });
+        self.sock_put(sk);
+    }
+
+    fn ts_endpoint_let_go_all(&self, ep: u8) {
+        let mut next = Some(ep);
+        while let Some(ep) = next {
+            let sk = self.quiet(|world| world.ep(ep).sk.unwrap_or(NONE));
+            self.sock_hold(sk);
+            self.step("letting_go = true", |world| {
+                world.ep(ep).letting_go = true;
+                DONE
+            });
+            self.call_rcu(Call::LetGo, ep);
+            next = self.older(ep);
+        }
+    }
+
+    /// A callback, after its grace period.
+    pub fn callback(&self, call: Call, ep: u8) {
+        self.quiet(|world| {
+            world.ep(ep).queued = false;
+            DONE
+        });
+        match call {
+            Call::Free => self.ts_endpoint_free(ep),
+            Call::Retire => self.call_rcu(Call::Free, ep),
+            Call::LetGo => self.ts_endpoint_let_go(ep),
+        }
+    }
+}
