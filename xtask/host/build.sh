@@ -31,6 +31,9 @@ fi
 chroot "$root" env -i PATH=/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin HOME=/root LANG=C.UTF-8 \
 	CARGO_HOME=/cargo CARGO_TERM_COLOR=never "$@" sh -eu -c '
 	cd /src
+	# What was built for another kernel is no use here.
+	[ "$(cat .built-for 2>/dev/null)" = '"$kver"' ] || make -s -C kmod clean
+	echo '"$kver"' >.built-for
 	make -j"$(nproc)" KVER='"$kver"'
 	make install KVER='"$kver"' DESTDIR=/out
 	cargo build --release --locked -p tcp-splice-tests -p tcp-splice-bench

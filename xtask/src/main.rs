@@ -14,6 +14,8 @@ mod guest;
 mod host;
 mod instructions;
 mod klog;
+mod matrix;
+mod offers;
 mod payload;
 mod qemu;
 mod rootfs;
@@ -25,6 +27,8 @@ mod verdict;
 use std::process::ExitCode;
 
 use clap::{Args, Parser, Subcommand};
+
+use crate::debug_kernel::Checkers;
 
 #[derive(Parser)]
 #[command(
@@ -96,6 +100,11 @@ enum Task {
         #[command(flatten)]
         vm: VmOptions,
     },
+    /// Build for every kernel that Debian offers, and test on those that the guest can boot: docs/kernels.md
+    Matrix {
+        #[command(flatten)]
+        options: matrix::Options,
+    },
     /// Remove everything from the cache
     Purge,
 }
@@ -113,14 +122,14 @@ pub struct VmOptions {
     #[arg(
         long,
         default_value_t = 2048,
-        default_value_if("debug_kernel", "true", "4096")
+        default_value_ifs([("debug_kernel", "true", "4096"), ("kcsan", "true", "4096")])
     )]
     memory: u32,
     /// Seconds after which the guest is ended and counts as failed
     #[arg(
         long,
         default_value_t = 1500,
-        default_value_if("debug_kernel", "true", "5400")
+        default_value_ifs([("debug_kernel", "true", "5400"), ("kcsan", "true", "5400")])
     )]
     time_limit: u64,
     /// More words for the guest kernel's command line
@@ -129,12 +138,27 @@ pub struct VmOptions {
     /// Boot a kernel with KASAN, lockdep and the like, which is built if need be
     #[arg(long)]
     debug_kernel: bool,
+    /// Boot a kernel with KCSAN, which finds data races, and is built if need be
+    #[arg(long, conflicts_with = "debug_kernel")]
+    kcsan: bool,
+    /// Boot another of Debian's kernels, the one whose version contains this, in a root file system of its suite
+    #[arg(long, conflicts_with_all = ["debug_kernel", "kcsan"])]
+    kernel: Option<String>,
     /// Set by the command that counts instructions
     #[arg(skip)]
     counter: Option<qemu::Counter>,
 }
 
 impl VmOptions {
+    /// The checkers of the kernel that is asked for, if it is not the distribution's.
+    fn checkers(&self) -> Option<Checkers> {
+        match (self.debug_kernel, self.kcsan) {
+            (true, _) => Some(Checkers::Debug),
+            (_, true) => Some(Checkers::Kcsan),
+            _ => None,
+        }
+    }
+
     /// A guest whose instructions are counted: one processor, since on two the ends of a connection spin for each other, and addresses
     /// that are the same in every boot.
     fn counting(counter: qemu::Counter) -> Self {
@@ -146,6 +170,8 @@ impl VmOptions {
             time_limit: 3600,
             append: "nokaslr norandmaps randomize_kstack_offset=off".to_owned(),
             debug_kernel: false,
+            kcsan: false,
+            kernel: None,
             counter: Some(counter),
         }
     }
@@ -163,6 +189,7 @@ fn main() -> ExitCode {
         Task::Costs { vm, more } => commands::costs(&vm, &more),
         Task::Compat { vm, more } => commands::compat(&vm, &more),
         Task::Build { vm } => commands::build(&vm),
+        Task::Matrix { options } => matrix::run(&options),
         Task::Purge => commands::purge(),
     };
     match result {

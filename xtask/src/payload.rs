@@ -38,6 +38,8 @@ const PASSED_ON_PREFIXES: &[&str] = &[
 /// The built project, what is to be laid over the guest's root. Locked against other runs.
 pub struct Payload {
     out: PathBuf,
+    /// the copy of the checkout in which it was built
+    pub src: PathBuf,
     _lock: cache::Lock,
 }
 
@@ -96,6 +98,7 @@ pub fn build(rootfs: &Rootfs, debug: Option<&DebugKernel>) -> Result<Payload> {
     step.done("");
     Ok(Payload {
         out: work.join("out"),
+        src: work.join("src"),
         _lock: lock,
     })
 }
