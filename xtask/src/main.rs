@@ -63,6 +63,9 @@ enum Task {
     TestVm {
         #[command(flatten)]
         vm: VmOptions,
+        /// Run only what touches lifetimes and locks, which is what a kernel with checkers has most to say about
+        #[arg(long, conflicts_with = "filter")]
+        quick: bool,
         /// Run only tests whose name contains this
         filter: Option<String>,
     },
@@ -183,7 +186,7 @@ fn main() -> ExitCode {
         Task::Vm { vm, command } => commands::vm(&vm, &command),
         Task::Test { vm, filter } => commands::test(&vm, filter.as_deref()),
         Task::TestHost => commands::test_host(),
-        Task::TestVm { vm, filter } => commands::test_vm(&vm, filter.as_deref()),
+        Task::TestVm { vm, quick, filter } => commands::test_vm(&vm, quick, filter.as_deref()),
         Task::Demo { vm, more } => commands::demo(&vm, &more),
         Task::Instructions { options } => instructions::run(&options),
         Task::Costs { vm, more } => commands::costs(&vm, &more),
