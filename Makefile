@@ -13,7 +13,7 @@ CTL     := target/release/tcp-splice-ctl
 MODDIR  := $(DESTDIR)/lib/modules/$(KVER)/extra
 SBINDIR := $(DESTDIR)/usr/sbin
 
-.PHONY: all help deps module bpf ctl install clean vm demo costs instructions test test-host test-vm test-conformance test-debug test-compat models fuzz check
+.PHONY: all help deps module bpf ctl install clean vm demo costs instructions test test-host test-vm test-conformance test-debug test-debug-quick test-kcsan test-compat models fuzz matrix check
 
 all: module bpf ctl ## build the module, the policy program and the control tool (the default)
 
@@ -78,6 +78,15 @@ test-conformance: ## every case over plain TCP and spliced, in a VM, with what d
 
 test-debug: ## the tests in a VM whose kernel has KASAN, lockdep and the like (builds that kernel once)
 	@$(CARGO) xtask test-vm --debug-kernel $(FILTER)
+
+test-debug-quick: ## of these, what touches lifetimes and locks (a quarter of an hour at most)
+	@$(CARGO) xtask test-vm --debug-kernel --quick
+
+test-kcsan: ## the same tests in a VM whose kernel has KCSAN, which finds data races (builds that kernel once)
+	@$(CARGO) xtask test-vm --kcsan --quick
+
+matrix: ## build for every kernel that Debian offers, test on those that boot (docs/kernels.md)
+	@$(CARGO) xtask matrix --keep $(FILTER)
 
 test-compat: ## other people's test suites in a VM, over plain TCP and spliced (at most 40 minutes)
 	@$(CARGO) xtask compat -- $(FILTER)

@@ -12,12 +12,11 @@
 #include <linux/iov_iter.h>
 #include <linux/socket.h>
 #include <linux/uaccess.h>
-#include <linux/version.h>
 
+#include "api.h"
 #include "glue.h"
 
-/* Before 6.18 mask_user_address() did not know its limit in a module. */
-#if defined(CONFIG_X86_64) && LINUX_VERSION_CODE >= KERNEL_VERSION(6, 18, 0)
+#if TS_HAVE_MASK_USER_ADDRESS
 
 /* Below this many bytes `rep` costs more to begin than it saves. */
 #define TS_REP_FROM 256

@@ -6,10 +6,10 @@
 #include <linux/mutex.h>
 #include <linux/rcupdate.h>
 #include <linux/srcu.h>
-#include <linux/version.h>
 #include <net/inet_connection_sock.h>
 #include <net/tcp.h>
 
+#include "api.h"
 #include "glue.h"
 #include "index.h"
 
@@ -156,10 +156,9 @@ static __always_inline bool ts_is_overdue(const struct ts_endpoint *ep)
 	return get_jiffies_64() - ep->made > 6 * HZ;
 }
 
-/* proto->recvmsg lost its addr_len argument in 7.1. */
 static inline int ts_call_recvmsg(struct sock *sk, struct msghdr *msg, size_t len, int flags)
 {
-#if LINUX_VERSION_CODE >= KERNEL_VERSION(7, 1, 0)
+#if TS_HAVE_RECVMSG_PLAIN
 	return tcp_prot.recvmsg(sk, msg, len, flags);
 #else
 	int addr_len;

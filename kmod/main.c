@@ -54,7 +54,7 @@ u32 ts_ring_kbytes(void)
 struct ts_index ts_endpoints;
 static struct kmem_cache *ts_endpoint_cache __ro_after_init;
 
-#ifdef DEFINE_STATIC_SRCU_FAST	/* since 6.19 what is read this way is declared so */
+#if TS_HAVE_SRCU_FAST_DECLARED
 DEFINE_SRCU_FAST(ts_calls);
 #else
 DEFINE_SRCU(ts_calls);

@@ -24,10 +24,6 @@
 #include "glue.h"
 #include "endpoint.h"
 
-#if LINUX_VERSION_CODE < KERNEL_VERSION(6, 15, 3)
-#error "before Linux 6.15.3, sk_is_readable() reads sk_prot twice and may call NULL when a socket's tables are taken off"
-#endif
-
 static struct proto ts_prots[2] __ro_after_init;		/* IPv4, IPv6 */
 static struct proto_ops ts_ops[2] __ro_after_init;
 struct ts_callbacks ts_default __ro_after_init;
@@ -144,7 +140,7 @@ static noinline int ts_try_recvmsg(struct sock *sk, struct msghdr *msg, size_t l
 	return copied;
 }
 
-#if LINUX_VERSION_CODE >= KERNEL_VERSION(7, 1, 0)
+#if TS_HAVE_RECVMSG_PLAIN
 static int ts_recvmsg(struct sock *sk, struct msghdr *msg, size_t len, int flags)
 {
 	int copied = ts_try_recvmsg(sk, msg, len, flags);
@@ -271,7 +267,7 @@ static void ts_graft(struct sock *sk)
 /* As tcp_release_cb_cond(), and tcp_release_cb() itself. Older kernels keep the mask to themselves. */
 static bool ts_base_release_is_due(const struct sock *sk)
 {
-#ifdef TCP_DEFERRED_ALL
+#if TS_HAVE_TCP_DEFERRED_ALL
 	return smp_load_acquire(&sk->sk_tsq_flags) & TCP_DEFERRED_ALL;
 #else
 	return true;

@@ -2,18 +2,19 @@
 # SPDX-License-Identifier: GPL-2.0-only
 # Builds the project inside the root file system, the way the README tells its users to. Run as root,
 # in a mount namespace of its own, so that no mount can be left behind.
-# usage: build.sh ROOT WORK CARGO_HOME KVER TREE [NAME=VALUE...]
+# usage: build.sh ROOT WORK CARGO_HOME TARGET KVER TREE [NAME=VALUE...]
 # TREE is empty, or where a kernel of our own was built: its modules' directory is made up for it here.
-# WORK/src is the checkout's copy, WORK/out becomes what is laid over the guest's root.
+# TARGET is cargo's target directory, WORK/src is the checkout's copy, WORK/out becomes what is laid over the guest's root.
 set -eu
-root=$1 work=$2 cargo=$3 kver=$4 debug=$5
-shift 5
+root=$1 work=$2 cargo=$3 target=$4 kver=$5 debug=$6
+shift 6
 
 rm -rf "$work/out"
-mkdir -p "$work/out"
+mkdir -p "$work/out" "$work/src/target"
 mount -t proc proc "$root/proc"
 mount --rbind /dev "$root/dev"
 mount --bind "$work/src" "$root/src"
+mount --bind "$target" "$root/src/target"
 mount --bind "$work/out" "$root/out"
 mount --bind "$cargo" "$root/cargo"
 mount --bind /etc/resolv.conf "$root/etc/resolv.conf"
@@ -31,6 +32,9 @@ fi
 chroot "$root" env -i PATH=/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin HOME=/root LANG=C.UTF-8 \
 	CARGO_HOME=/cargo CARGO_TERM_COLOR=never "$@" sh -eu -c '
 	cd /src
+	# What was built for another kernel is no use here.
+	[ "$(cat .built-for 2>/dev/null)" = '"$kver"' ] || make -s -C kmod clean
+	echo '"$kver"' >.built-for
 	make -j"$(nproc)" KVER='"$kver"'
 	make install KVER='"$kver"' DESTDIR=/out
 	cargo build --release --locked -p tcp-splice-tests -p tcp-splice-bench

@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: GPL-2.0-only
-//! A kernel with KASAN, lockdep and the like, built once from Debian's kernel source and kept in the cache.
+//! Kernels that find bugs, built once from Debian's kernel source and kept in the cache: one with KASAN, lockdep and the like, one with KCSAN.
 
 use std::fs;
 use std::path::PathBuf;
@@ -10,7 +10,9 @@ use crate::rootfs::Rootfs;
 use crate::ui::Step;
 use crate::{cache, rootfs, sys};
 
-const CONFIG: &str = include_str!("../debug.config");
+const KERNEL: &str = include_str!("../kernel.config");
+const DEBUG: &str = include_str!("../debug.config");
+const KCSAN: &str = include_str!("../kcsan.config");
 const MAKE_KERNEL: &str = include_str!("../host/make-kernel.sh");
 
 /// What the kernel's own build needs.
@@ -30,12 +32,54 @@ const PACKAGES: &[&str] = &[
     "kmod",
 ];
 
+/// Words for the kernel's command line. Without the first, it interprets ACPI's routing table for a minute and a half.
+const WORDS: &str = "acpi=noirq printk.time=1";
+
+/// The first warning, hung task or soft lockup ends the guest: what comes after it is not worth waiting for, and may be its fault.
+const PANIC_WORDS: &str = "panic_on_warn=1 hung_task_panic=1 softlockup_panic=1";
+
+/// Which checkers a kernel has.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Checkers {
+    /// all but KCSAN
+    Debug,
+    /// KCSAN, which excludes KASAN
+    Kcsan,
+}
+
+impl Checkers {
+    fn config(self) -> String {
+        let more = match self {
+            Self::Debug => DEBUG,
+            Self::Kcsan => KCSAN,
+        };
+        format!("{KERNEL}{more}")
+    }
+
+    fn name(self) -> &'static str {
+        match self {
+            Self::Debug => "the debug kernel",
+            Self::Kcsan => "the kernel with KCSAN",
+        }
+    }
+
+    /// What its command line needs. KCSAN warns of races in the kernel's own code, too: nothing ends there.
+    pub fn words(self) -> String {
+        match self {
+            Self::Debug => format!("{WORDS} {PANIC_WORDS}"),
+            Self::Kcsan => WORDS.to_owned(),
+        }
+    }
+}
+
 /// The finished kernel: `bzImage`, `kver` and the tree that modules are built against.
 pub struct DebugKernel {
     /// where it lies in the cache
     pub tree: PathBuf,
     /// its version
     pub kver: String,
+    /// what it is for
+    pub checkers: Checkers,
 }
 
 impl DebugKernel {
@@ -54,28 +98,35 @@ fn series(kver: &str) -> &str {
         .unwrap_or(kver)
 }
 
-/// The debug kernel, of the same series as the guest's own: from the cache, or built now.
+/// A kernel with these checkers, of the same series as the guest's own: from the cache, or built now.
 ///
 /// # Errors
 /// When it cannot be built.
-pub fn get(rootfs: &Rootfs) -> Result<DebugKernel> {
-    let _lock = cache::lock(&cache::dir()?, "debug-kernel")?;
+pub fn get(rootfs: &Rootfs, checkers: Checkers) -> Result<DebugKernel> {
     let packages = format!(
         "{},{}",
         rootfs::from_kernel_suite(&format!("linux-source-{}", series(&rootfs.kver))),
         PACKAGES.join(",")
     );
-    let key = cache::key(&[CONFIG, MAKE_KERNEL, &packages]);
-    let tree = cache::made_once(&format!("debug-kernel-{key}"), |dir| {
+    let config = checkers.config();
+    let key = cache::key(&[&config, MAKE_KERNEL, &packages]);
+    let name = format!("debug-kernel-{key}");
+    let cache = cache::dir()?;
+    let _lock = cache::lock(&cache, &name)?;
+    let tree = cache::made_once(&name, |dir| {
+        let root_lock = cache::lock(&cache, "kernel-root")?;
         let root = rootfs::directory(
             "kernel-root",
             "the root file system to build the debug kernel in (once)",
             &packages,
         )?;
+        drop(root_lock);
         let script = rootfs::write_script(dir, "make-kernel.sh", MAKE_KERNEL)?;
-        let config = rootfs::write_script(dir, "fragment.config", CONFIG)?;
-        let mut step =
-            Step::start("building the debug kernel (once; some ten minutes on two cores)");
+        let config = rootfs::write_script(dir, "fragment.config", &config)?;
+        let mut step = Step::start(format!(
+            "building {} (once; a quarter of an hour on two cores)",
+            checkers.name()
+        ));
         let mut command = sys::privileged_script(&script);
         command.args([root.join("root"), dir.to_path_buf(), config]);
         sys::run_logged(&mut command, &dir.join("make-kernel.log"), &mut step)?;
@@ -87,12 +138,23 @@ pub fn get(rootfs: &Rootfs) -> Result<DebugKernel> {
     Ok(DebugKernel {
         kver: kver.trim().to_owned(),
         tree,
+        checkers,
     })
 }
 
 #[cfg(test)]
 mod tests {
-    use super::series;
+    use super::{Checkers, series};
+
+    #[test]
+    fn kasan_and_kcsan_exclude_each_other() {
+        let (debug, kcsan) = (Checkers::Debug.config(), Checkers::Kcsan.config());
+        assert!(debug.contains("\nCONFIG_KASAN=y\n") && !debug.contains("KCSAN=y"));
+        assert!(kcsan.contains("\nCONFIG_KCSAN=y\n") && !kcsan.contains("KASAN=y"));
+        for config in [debug, kcsan] {
+            assert!(config.contains("\nCONFIG_DEBUG_INFO_BTF_MODULES=y\n"));
+        }
+    }
 
     #[test]
     fn series_is_major_and_minor() {

@@ -209,6 +209,12 @@ fn kernel_trouble(back: &Path, channels: &Channels) -> Vec<String> {
         lines = klog::trouble(&read(channels.console()));
     }
     lines.extend(klog::trouble(&read(back.join("kmemleak.txt"))));
+    let foreign = klog::foreign_races(&read(channels.console()));
+    if foreign > 0 {
+        ui::line(format_args!(
+            "{foreign} races in the kernel's own code, which do not count"
+        ));
+    }
     let more = lines.len().saturating_sub(20);
     lines.truncate(20);
     if more > 0 {

@@ -15,6 +15,8 @@ mod guest;
 mod host;
 mod instructions;
 mod klog;
+mod matrix;
+mod offers;
 mod payload;
 mod qemu;
 mod rootfs;
@@ -26,6 +28,8 @@ mod verdict;
 use std::process::ExitCode;
 
 use clap::{Args, Parser, Subcommand};
+
+use crate::debug_kernel::Checkers;
 
 #[derive(Parser)]
 #[command(
@@ -60,6 +64,9 @@ enum Task {
     TestVm {
         #[command(flatten)]
         vm: VmOptions,
+        /// Run only what touches lifetimes and locks, which is what a kernel with checkers has most to say about
+        #[arg(long, conflicts_with = "filter")]
+        quick: bool,
         /// Run only tests whose name contains this
         filter: Option<String>,
     },
@@ -105,6 +112,11 @@ enum Task {
         #[command(flatten)]
         vm: VmOptions,
     },
+    /// Build for every kernel that Debian offers, and test on those that the guest can boot: docs/kernels.md
+    Matrix {
+        #[command(flatten)]
+        options: matrix::Options,
+    },
     /// Remove everything from the cache
     Purge,
 }
@@ -122,14 +134,14 @@ pub struct VmOptions {
     #[arg(
         long,
         default_value_t = 2048,
-        default_value_if("debug_kernel", "true", "4096")
+        default_value_ifs([("debug_kernel", "true", "4096"), ("kcsan", "true", "4096")])
     )]
     memory: u32,
     /// Seconds after which the guest is ended and counts as failed
     #[arg(
         long,
         default_value_t = 1500,
-        default_value_if("debug_kernel", "true", "5400")
+        default_value_ifs([("debug_kernel", "true", "5400"), ("kcsan", "true", "5400")])
     )]
     time_limit: u64,
     /// More words for the guest kernel's command line
@@ -138,12 +150,27 @@ pub struct VmOptions {
     /// Boot a kernel with KASAN, lockdep and the like, which is built if need be
     #[arg(long)]
     debug_kernel: bool,
+    /// Boot a kernel with KCSAN, which finds data races, and is built if need be
+    #[arg(long, conflicts_with = "debug_kernel")]
+    kcsan: bool,
+    /// Boot another of Debian's kernels, the one whose version contains this, in a root file system of its suite
+    #[arg(long, conflicts_with_all = ["debug_kernel", "kcsan"])]
+    kernel: Option<String>,
     /// Set by the command that counts instructions
     #[arg(skip)]
     counter: Option<qemu::Counter>,
 }
 
 impl VmOptions {
+    /// The checkers of the kernel that is asked for, if it is not the distribution's.
+    fn checkers(&self) -> Option<Checkers> {
+        match (self.debug_kernel, self.kcsan) {
+            (true, _) => Some(Checkers::Debug),
+            (_, true) => Some(Checkers::Kcsan),
+            _ => None,
+        }
+    }
+
     /// A guest whose instructions are counted: one processor, since on two the ends of a connection spin for each other, and addresses
     /// that are the same in every boot.
     fn counting(counter: qemu::Counter) -> Self {
@@ -155,6 +182,8 @@ impl VmOptions {
             time_limit: 3600,
             append: "nokaslr norandmaps randomize_kstack_offset=off".to_owned(),
             debug_kernel: false,
+            kcsan: false,
+            kernel: None,
             counter: Some(counter),
         }
     }
@@ -166,13 +195,14 @@ fn main() -> ExitCode {
         Task::Vm { vm, command } => commands::vm(&vm, &command),
         Task::Test { vm, filter } => commands::test(&vm, filter.as_deref()),
         Task::TestHost => commands::test_host(),
-        Task::TestVm { vm, filter } => commands::test_vm(&vm, filter.as_deref()),
+        Task::TestVm { vm, quick, filter } => commands::test_vm(&vm, quick, filter.as_deref()),
         Task::Demo { vm, more } => commands::demo(&vm, &more),
         Task::Instructions { options } => instructions::run(&options),
         Task::Costs { vm, more } => commands::costs(&vm, &more),
         Task::Compat { vm, more } => commands::compat(&vm, &more),
         Task::Fuzz { seconds, filter } => commands::fuzz(seconds, filter.as_deref()),
         Task::Build { vm } => commands::build(&vm),
+        Task::Matrix { options } => matrix::run(&options),
         Task::Purge => commands::purge(),
     };
     match result {

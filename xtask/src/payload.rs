@@ -38,6 +38,8 @@ const PASSED_ON_PREFIXES: &[&str] = &[
 /// The built project, what is to be laid over the guest's root. Locked against other runs.
 pub struct Payload {
     out: PathBuf,
+    /// the copy of the checkout in which it was built
+    pub src: PathBuf,
     _lock: cache::Lock,
 }
 
@@ -51,19 +53,18 @@ pub fn build(rootfs: &Rootfs, debug: Option<&DebugKernel>) -> Result<Payload> {
         .map(|kernel| kernel.tree.as_path())
         .unwrap_or(Path::new(""));
     let checkout = checkout::dir();
-    let name = format!(
-        "build-{}",
-        cache::key(&[
-            &checkout.to_string_lossy(),
-            &rootfs.dir.to_string_lossy(),
-            &tree.to_string_lossy()
-        ])
-    );
+    let name_of = |tree: &Path| {
+        let parts = [&checkout, &rootfs.dir, tree].map(|path| path.to_string_lossy());
+        format!("build-{}", cache::key(&parts.each_ref().map(AsRef::as_ref)))
+    };
+    let name = name_of(tree);
     let cache = cache::dir()?;
+    // The programs do not depend on the kernel: they are built once for all.
+    let target = cache.join(name_of(Path::new(""))).join("src/target");
     let lock = cache::lock(&cache, &name)?;
     let work = cache.join(&name);
     let cargo_home = cache.join("cargo");
-    for dir in [&work.join("src"), &cargo_home] {
+    for dir in [&work.join("src"), &cargo_home, &target] {
         fs::create_dir_all(dir).with_context(|| format!("failed to create {}", dir.display()))?;
     }
     checkout::copy_to(&work.join("src"), &work.join("copied"))?;
@@ -77,7 +78,7 @@ pub fn build(rootfs: &Rootfs, debug: Option<&DebugKernel>) -> Result<Payload> {
     ));
     let mut command = sys::privileged_script(&script);
     command
-        .args([&rootfs.root(), &work, &cargo_home])
+        .args([&rootfs.root(), &work, &cargo_home, &target])
         .arg(kver)
         .arg(tree)
         .args(passed_on());
@@ -96,6 +97,7 @@ pub fn build(rootfs: &Rootfs, debug: Option<&DebugKernel>) -> Result<Payload> {
     step.done("");
     Ok(Payload {
         out: work.join("out"),
+        src: work.join("src"),
         _lock: lock,
     })
 }

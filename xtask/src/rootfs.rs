@@ -6,6 +6,7 @@ use std::path::{Path, PathBuf};
 
 use anyhow::{Context, Result};
 
+use crate::offers::Kernel;
 use crate::ui::Step;
 use crate::{apt, cache, sys};
 
@@ -36,6 +37,7 @@ const COMPAT_PACKAGES: &[&str] = &[
 const COMPAT_KERNEL_PACKAGES: &[&str] = &["linux-source", "linux-libc-dev"];
 
 const MAKE_ROOT: &str = include_str!("../host/make-root.sh");
+const KEEP_KERNELS: &str = include_str!("../host/keep-kernels.sh");
 const MAKE_SELFTESTS: &str = include_str!("../host/make-selftests.sh");
 const MAKE_IMAGE: &str = include_str!("../host/make-image.sh");
 const STUB: &str = include_str!("../guest/stub.sh");
@@ -91,10 +93,13 @@ impl Flavour {
 }
 
 /// A finished root file system in the cache.
+#[derive(Clone)]
 pub struct Rootfs {
     /// where everything below lies
     pub dir: PathBuf,
-    flavour: Flavour,
+    finish: &'static str,
+    /// the distribution's kernel
+    pub vmlinuz: PathBuf,
     /// the version of its kernel
     pub kver: String,
 }
@@ -107,16 +112,21 @@ impl Rootfs {
 
     /// The disk image to boot from; never written to.
     pub fn image(&self) -> PathBuf {
-        let key = match self.flavour.finish() {
+        let key = match self.finish {
             "" => cache::key(&[MAKE_IMAGE, STUB]),
             finish => cache::key(&[MAKE_IMAGE, STUB, finish]),
         };
         self.dir.join(format!("base-{key}.img"))
     }
 
-    /// The distribution's kernel.
-    pub fn vmlinuz(&self) -> PathBuf {
-        self.dir.join("vmlinuz")
+    /// The same with another of its kernels.
+    #[must_use]
+    pub fn with_kernel(&self, kver: &str) -> Self {
+        Self {
+            vmlinuz: self.dir.join(format!("kernels/vmlinuz-{kver}")),
+            kver: kver.to_owned(),
+            ..self.clone()
+        }
     }
 }
 
@@ -127,14 +137,54 @@ impl Rootfs {
 pub fn get(flavour: Flavour) -> Result<Rootfs> {
     let _lock = cache::lock(&cache::dir()?, flavour.name())?;
     let dir = directory(flavour.name(), &flavour.what(), &flavour.packages())?;
+    finished(dir, flavour.finish())
+}
+
+/// A root file system of one suite with the headers of all these kernels and the images of those that boot; take one with
+/// [`Rootfs::with_kernel`].
+///
+/// # Errors
+/// When it cannot be made.
+pub fn with_kernels(kernels: &[Kernel]) -> Result<Rootfs> {
+    let last = kernels.last().context("no kernels to install")?;
+    let mut packages: Vec<_> = PACKAGES.iter().map(|&package| package.to_owned()).collect();
+    for kernel in kernels {
+        let (kver, suite) = (&kernel.kver, kernel.suite);
+        packages.push(format!("linux-headers-{kver}/{suite}"));
+        if kernel.boots {
+            packages.push(format!("linux-image-{kver}/{suite}"));
+        }
+    }
+    let name = format!("kernels-{}", last.root);
+    let _lock = cache::lock(&cache::dir()?, &name)?;
+    let what = format!(
+        "a root file system with {} kernels (Debian {}; once, a few minutes)",
+        kernels.len(),
+        last.root
+    );
+    // Suites that go on without end may be older here than they say they may be.
+    let old_lists = "Acquire::Check-Valid-Until \"false\";";
+    let dir = directory_of(
+        (last.root, last.suite),
+        &name,
+        &what,
+        &packages.join(","),
+        &[old_lists],
+    )?;
+    finished(dir, KEEP_KERNELS)
+}
+
+/// Makes the image in `dir` if it is not there yet. `finish` is run over the root before.
+fn finished(dir: PathBuf, finish: &'static str) -> Result<Rootfs> {
     let mut rootfs = Rootfs {
+        vmlinuz: dir.join("vmlinuz"),
         dir,
-        flavour,
+        finish,
         kver: String::new(),
     };
     if !rootfs.image().exists() {
-        if flavour == Flavour::Compat {
-            make_selftests(&rootfs)?;
+        if !finish.is_empty() {
+            run_finish(&rootfs)?;
         }
         make_image(&rootfs)?;
     }
@@ -150,17 +200,28 @@ pub fn get(flavour: Flavour) -> Result<Rootfs> {
 /// # Errors
 /// When it cannot be made.
 pub fn directory(name: &str, what: &str, packages: &str) -> Result<PathBuf> {
-    let key = cache::key(&[SUITE, KERNEL_SUITE, packages, MAKE_ROOT]);
+    directory_of((SUITE, KERNEL_SUITE), name, what, packages, &[])
+}
+
+fn directory_of(
+    (suite, kernel_suite): (&str, &str),
+    name: &str,
+    what: &str,
+    packages: &str,
+    options: &[&str],
+) -> Result<PathBuf> {
+    let key = cache::key(&[suite, kernel_suite, packages, MAKE_ROOT]);
     cache::made_once(&format!("{name}-{key}"), |dir| {
         let script = write_script(dir, "make-root.sh", MAKE_ROOT)?;
         let mut step = Step::start(format!("making {what}"));
         let mut command = sys::privileged_script(&script);
         command
             .arg(dir.join("root"))
-            .args([SUITE, KERNEL_SUITE, packages]);
+            .args([suite, kernel_suite, packages]);
         command
             .arg(apt::mirror().unwrap_or_default())
-            .args(apt::options());
+            .args(apt::options())
+            .args(options);
         sys::run_logged(&mut command, &dir.join("make-root.log"), &mut step)?;
         step.done("");
         Ok(())
@@ -182,16 +243,16 @@ pub fn write_script(dir: &Path, name: &str, text: &str) -> Result<PathBuf> {
     Ok(path)
 }
 
-fn make_selftests(rootfs: &Rootfs) -> Result<()> {
-    let script = write_script(&rootfs.dir, "make-selftests.sh", MAKE_SELFTESTS)?;
-    let mut step = Step::start("building the kernel's own network tests (once)");
+fn run_finish(rootfs: &Rootfs) -> Result<()> {
+    let script = write_script(&rootfs.dir, "finish.sh", rootfs.finish)?;
+    let mut step = Step::start(if rootfs.finish == MAKE_SELFTESTS {
+        "building the kernel's own network tests (once)"
+    } else {
+        "putting the kernels where they are booted from (once)"
+    });
     let mut command = sys::privileged_script(&script);
     command.arg(rootfs.root());
-    sys::run_logged(
-        &mut command,
-        &rootfs.dir.join("make-selftests.log"),
-        &mut step,
-    )?;
+    sys::run_logged(&mut command, &rootfs.dir.join("finish.log"), &mut step)?;
     step.done("");
     Ok(())
 }
@@ -205,7 +266,7 @@ fn make_image(rootfs: &Rootfs) -> Result<()> {
     command.args([
         rootfs.root(),
         rootfs.image(),
-        rootfs.vmlinuz(),
+        rootfs.vmlinuz.clone(),
         dir.join("kver"),
         stub,
     ]);
