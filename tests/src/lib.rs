@@ -2,6 +2,7 @@
 //! The world that tests and benchmarks share: the module's counters, the policy tool, network namespaces, links between two ends, and data
 //! whose every byte is known.
 
+pub mod absent;
 pub mod asleep;
 pub mod counters;
 pub mod link;

@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: GPL-2.0-only
 //! All scenarios, by group.
 
+mod absent;
 mod ahead;
 mod busy;
 mod clients;
@@ -77,6 +78,7 @@ const GROUPS: &[(&str, &[Scenario])] = &[
     ("idle", idle::ALL),
     ("memory", memory::ALL),
     ("faults", faults::ALL),
+    ("absent", absent::ALL),
     ("module", module::ALL),
     ("upgrade", upgrade::ALL),
     ("volume", volume::ALL),
