@@ -7,6 +7,7 @@ pub mod asleep;
 pub mod counters;
 pub mod link;
 pub mod netns;
+pub mod pace;
 pub mod pattern;
 pub mod picture;
 pub mod policy;

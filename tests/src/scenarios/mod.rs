@@ -25,6 +25,7 @@ mod policies;
 mod ready;
 mod receive;
 mod reset;
+mod stall;
 mod start;
 mod stream;
 mod takeover;
@@ -79,6 +80,7 @@ const GROUPS: &[(&str, &[Scenario])] = &[
     ("memory", memory::ALL),
     ("faults", faults::ALL),
     ("absent", absent::ALL),
+    ("stall", stall::ALL),
     ("module", module::ALL),
     ("upgrade", upgrade::ALL),
     ("volume", volume::ALL),
