@@ -12,6 +12,7 @@ pub mod pattern;
 pub mod picture;
 pub mod policy;
 pub mod program;
+pub mod shared;
 pub mod sizes;
 pub mod space;
 pub mod steady;

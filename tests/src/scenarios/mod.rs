@@ -27,6 +27,7 @@ mod receive;
 mod reset;
 mod stall;
 mod start;
+mod storm;
 mod stream;
 mod takeover;
 mod tcpish;
@@ -81,6 +82,7 @@ const GROUPS: &[(&str, &[Scenario])] = &[
     ("faults", faults::ALL),
     ("absent", absent::ALL),
     ("stall", stall::ALL),
+    ("storm", storm::ALL),
     ("module", module::ALL),
     ("upgrade", upgrade::ALL),
     ("volume", volume::ALL),
