@@ -232,7 +232,7 @@ int __init ts_memory_init(void)
 {
 	ts_ring_pages_default = totalram_pages() / 8;
 	ts_index_init(&ts_endpoints);
-	ts_endpoint_cache = kmem_cache_create("tcp_splice_endpoint", sizeof(struct ts_endpoint), 0, SLAB_HWCACHE_ALIGN, NULL);
+	ts_endpoint_cache = kmem_cache_create("tcp_splice_endpoint", sizeof(struct ts_endpoint), 0, SLAB_HWCACHE_ALIGN | SLAB_NO_MERGE, NULL);
 	if (!ts_endpoint_cache)
 		return -ENOMEM;
 	return 0;

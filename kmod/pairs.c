@@ -272,7 +272,7 @@ int __init ts_pairs_init(void)
 {
 	ts_index_init(&ts_listed);
 	ts_pairs = kmem_cache_create("tcp_splice_pair", sizeof(struct ts_pair), __alignof__(struct ts_pair),
-				     SLAB_HWCACHE_ALIGN, NULL);
+				     SLAB_HWCACHE_ALIGN | SLAB_NO_MERGE, NULL);
 	if (!ts_pairs)
 		return -ENOMEM;
 	/* Whom connections are between is nobody else's business. */

@@ -75,6 +75,16 @@ impl Set {
         })
     }
 
+    /// How many offers are here, fresh or stale.
+    pub fn len(&self) -> usize {
+        self.ways.iter().flatten().count()
+    }
+
+    /// True when none is.
+    pub fn is_empty(&self) -> bool {
+        self.len() == 0
+    }
+
     /// How many fresh offers a namespace has here.
     fn held(&self, netns: u64, now: u64) -> usize {
         let fresh = self.ways.iter().flatten().filter(|o| o.expires > now);

@@ -59,6 +59,13 @@ pub(crate) fn with_set<T>(set: usize, f: impl FnOnce(&mut Set) -> T) -> T {
     result
 }
 
+/// How many offers are in the table, those included that nobody will take any more. Process context.
+pub(crate) fn offers_held() -> u64 {
+    (0..SETS).fold(0, |sum: u64, index| {
+        sum.wrapping_add(with_set(index, |set| set.len() as u64))
+    })
+}
+
 /// Both ends find the same set: the connecting end's own number comes first.
 fn set_of(active_seq: u32, passive_seq: u32) -> usize {
     // SAFETY: no requirements.

@@ -84,6 +84,18 @@ extern "C" fn tcp_splice_show(seq: *mut SeqFile) {
         "endpoints_alive",
         Counter::EndpointsMade.less(Counter::EndpointsGone),
     );
+    // Of a fixed table, so this is a count and not made less gone.
+    line(seq, "offers_held", crate::pairing::offers_held());
+    // What was made must be gone in the end, to the last byte, and no more than that: gauges cannot say so.
+    for (name, counter) in [
+        ("pairs_gone", Counter::PairsGone),
+        ("endpoints_made", Counter::EndpointsMade),
+        ("endpoints_gone", Counter::EndpointsGone),
+        ("ring_memory_made", Counter::RingMemory),
+        ("ring_memory_gone", Counter::RingMemoryGone),
+    ] {
+        line(seq, name, counter.sum());
+    }
     line(seq, "offers_made", Counter::OffersMade.sum());
     line(seq, "ring_starts", Counter::RingStarts.sum());
     line(seq, "ring_leaves", Counter::RingLeaves.sum());

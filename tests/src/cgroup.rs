@@ -51,12 +51,18 @@ impl Cgroup {
 
     /// The process goes inside.
     pub fn enter(&self) -> Result<()> {
-        move_to(&self.inside)
+        move_to(&self.inside, 0)
     }
 
     /// The process goes back to the root.
     pub fn leave(&self) -> Result<()> {
-        move_to(&self.outside)
+        move_to(&self.outside, 0)
+    }
+
+    /// The processes inside.
+    pub fn processes(&self) -> Result<Vec<i32>> {
+        let text = fs::read_to_string(self.file("cgroup.procs"))?;
+        Ok(text.lines().filter_map(|line| line.parse().ok()).collect())
     }
 
     /// Runs `work` with the process inside.
@@ -77,12 +83,31 @@ impl Cgroup {
 
     /// How often `event` of memory.events has happened.
     pub fn events(&self, event: &str) -> Result<u64> {
-        let text = fs::read_to_string(self.file("memory.events"))?;
+        self.value("memory.events", event)
+    }
+
+    /// How many bytes of a kind memory.stat counts.
+    pub fn stat(&self, kind: &str) -> Result<u64> {
+        self.value("memory.stat", kind)
+    }
+
+    fn value(&self, file: &str, wanted: &str) -> Result<u64> {
+        let text = fs::read_to_string(self.file(file))?;
         let value = text.lines().find_map(|line| {
             let (name, value) = line.split_once(' ')?;
-            (name == event).then(|| value.parse().ok())?
+            (name == wanted).then(|| value.parse().ok())?
         });
-        value.with_context(|| format!("failed to find {event} in memory.events"))
+        value.with_context(|| format!("failed to find {wanted} in {file}"))
+    }
+
+    /// Any process goes inside.
+    pub fn take(&self, process: i32) -> Result<()> {
+        move_to(&self.inside, process)
+    }
+
+    /// Any process goes to the root.
+    pub fn give_back(&self, process: i32) -> Result<()> {
+        move_to(&self.outside, process)
     }
 }
 
@@ -100,8 +125,8 @@ fn processes(cgroup: &str) -> Result<File> {
 }
 
 /// 0 stands for the process that writes.
-fn move_to(mut processes: &File) -> Result<()> {
+fn move_to(mut processes: &File, process: i32) -> Result<()> {
     processes
-        .write_all(b"0")
+        .write_all(process.to_string().as_bytes())
         .context("failed to enter a cgroup")
 }

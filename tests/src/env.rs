@@ -150,6 +150,14 @@ impl Claim {
         Self { pairs, ..self }
     }
 
+    /// Any number of bytes may have gone over TCP.
+    pub fn any_tcp(self) -> Self {
+        Self {
+            tcp_bytes_at_most: u64::MAX,
+            ..self
+        }
+    }
+
     /// As many as `bytes` may have gone over TCP.
     pub fn tcp(self, bytes: usize) -> Self {
         let tcp_bytes_at_most = bytes as u64 + 4096;

@@ -45,7 +45,7 @@ impl Fixture {
 
 impl Drop for Fixture {
     fn drop(&mut self) {
-        if self.mode == Mode::Spliced {
+        if self.mode == Mode::Spliced && policy::loaded() {
             let down = policy::disable().and_then(|()| policy::unload(SOON));
             if let Err(error) = down {
                 eprintln!("warning: failed to unload the module at the end: {error:#}");

@@ -5,6 +5,7 @@
 //! those of `cargo test` (filters, `--list`, `--exact`, `--skip`), and `--plain`: over plain TCP, without the module.
 
 mod attacks;
+mod audit;
 mod cgroup;
 mod env;
 mod faults;
@@ -135,7 +136,17 @@ fn run_all(tests: Vec<Test>, options: Options, world: &str) -> Result<ExitCode> 
         "failed to start: the tests must run as root"
     );
     let fixture = Fixture::set_up(mode, world)?;
-    let conclusion = libtest_mimic::run(&arguments, trials);
+    let mut conclusion = libtest_mimic::run(&arguments, trials);
+    if mode == Mode::Spliced && conclusion.num_passed > 0 && !conclusion.has_failed() {
+        conclusion = libtest_mimic::run(&Arguments::default(), vec![audit()]);
+    }
     drop(fixture);
     Ok(conclusion.exit_code())
+}
+
+/// The last test, whichever were chosen. After a failure it would only say what that one left behind.
+fn audit() -> Trial {
+    Trial::test("machine/audit", || {
+        audit::module_goes().map_err(|error| format!("{error:#}").into())
+    })
 }

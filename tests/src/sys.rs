@@ -1,5 +1,6 @@
 // SPDX-License-Identifier: GPL-2.0-only
-//! System calls in the exact form that a scenario needs. All unsafe code of the tests is here.
+//! System calls in the exact form that a scenario needs. Unsafe code of the tests is here, as far as it is not about memory (`absent`,
+//! `shared`) or io_uring.
 
 use std::ffi::c_void;
 use std::io::{Error, Result};
@@ -384,125 +385,31 @@ pub fn open_tun(name: &str, tap: bool) -> Result<std::fs::File> {
     Ok(file)
 }
 
-/// Memory that is not there: whoever touches it waits in a page fault until [`Absent::fill`].
-#[derive(Debug)]
-pub struct Absent {
-    start: *mut c_void,
-    length: usize,
-    faults: std::os::fd::OwnedFd,
-}
-
-// SAFETY: only an address and a descriptor, both of the process.
-unsafe impl Send for Absent {}
-// SAFETY: nothing is changed through a shared reference but by the kernel.
-unsafe impl Sync for Absent {}
-
-/// `struct uffdio_api` of linux/userfaultfd.h.
-#[repr(C)]
-struct FaultApi {
-    api: u64,
-    features: u64,
-    ioctls: u64,
-}
-
-/// `struct uffdio_register`.
-#[repr(C)]
-struct FaultRegister {
-    start: u64,
-    length: u64,
-    mode: u64,
-    ioctls: u64,
-}
-
-/// `struct uffdio_copy`.
-#[repr(C)]
-struct FaultCopy {
-    to: u64,
-    from: u64,
-    length: u64,
-    mode: u64,
-    copied: i64,
-}
-
-nix::ioctl_readwrite!(fault_api, 0xaa, 0x3f, FaultApi);
-nix::ioctl_readwrite!(fault_register, 0xaa, 0x00, FaultRegister);
-nix::ioctl_readwrite!(fault_copy, 0xaa, 0x03, FaultCopy);
-
-impl Absent {
-    /// `length` bytes, whole pages.
-    pub fn new(length: usize) -> Result<Self> {
-        let (read_write, private) = (
-            libc::PROT_READ | libc::PROT_WRITE,
-            libc::MAP_PRIVATE | libc::MAP_ANONYMOUS,
-        );
-        // SAFETY: a new mapping disturbs no other.
-        let start = unsafe { libc::mmap(std::ptr::null_mut(), length, read_write, private, -1, 0) };
-        if start == libc::MAP_FAILED {
-            return Err(Error::last_os_error());
+/// Runs `work` in a forked child of a process with other threads. The child is to make system calls and little more: whatever lock another
+/// thread held in that moment is held for ever. (The allocator's are not: glibc sees to that.)
+pub fn fork_among_threads(work: impl FnOnce()) -> Result<nix::unistd::Pid> {
+    // SAFETY: by what the caller promises, the child waits for no lock of a thread that it does not have; it leaves by _exit.
+    match unsafe { nix::unistd::fork() }? {
+        nix::unistd::ForkResult::Parent { child } => Ok(child),
+        nix::unistd::ForkResult::Child => {
+            work();
+            // SAFETY: _exit is always allowed.
+            unsafe { libc::_exit(0) }
         }
-        // SAFETY: the system call takes one int and gives a descriptor.
-        let raw =
-            checked(unsafe { libc::syscall(libc::SYS_userfaultfd, libc::O_CLOEXEC) } as isize)?;
-        // SAFETY: just made, and nobody else has it.
-        let faults = unsafe { std::os::fd::FromRawFd::from_raw_fd(raw as RawFd) };
-        let absent = Self {
-            start,
-            length,
-            faults,
-        };
-        let (mut api, mut register) = (
-            FaultApi {
-                api: 0xaa,
-                features: 0,
-                ioctls: 0,
-            },
-            FaultRegister {
-                start: start as u64,
-                length: length as u64,
-                mode: 1,
-                ioctls: 0,
-            },
-        );
-        let raw = absent.faults.as_raw_fd();
-        // SAFETY: the structures are those of the calls; registering changes no memory.
-        unsafe {
-            fault_api(raw, &raw mut api)?;
-            fault_register(raw, &raw mut register)?;
-        }
-        Ok(absent)
-    }
-
-    /// send(2) of all of it.
-    pub fn send(&self, socket: &impl AsRawFd, flags: c_int) -> Result<usize> {
-        // SAFETY: our own mapping; the kernel waits for its pages.
-        checked(unsafe { libc::send(socket.as_raw_fd(), self.start, self.length, flags) })
-    }
-
-    /// recv(2) into it.
-    pub fn recv(&self, socket: &impl AsRawFd, flags: c_int) -> Result<usize> {
-        // SAFETY: our own mapping, of which no reference exists; the kernel waits for its pages.
-        checked(unsafe { libc::recv(socket.as_raw_fd(), self.start, self.length, flags) })
-    }
-
-    /// Puts `bytes` there, as many as the memory is long, and lets those go on that wait.
-    pub fn fill(&self, bytes: &[u8]) -> Result<()> {
-        assert_eq!(bytes.len(), self.length);
-        let mut copy = FaultCopy {
-            to: self.start as u64,
-            from: bytes.as_ptr() as u64,
-            length: self.length as u64,
-            mode: 0,
-            copied: 0,
-        };
-        // SAFETY: `bytes` is as long as the mapping, of which no reference exists.
-        unsafe { fault_copy(self.faults.as_raw_fd(), &raw mut copy)? };
-        Ok(())
     }
 }
 
-impl Drop for Absent {
-    fn drop(&mut self) {
-        // SAFETY: our own mapping, no longer used.
-        unsafe { libc::munmap(self.start, self.length) };
+/// The process lets others go first; what it forks inherits that.
+pub fn be_nice(by: c_int) -> Result<()> {
+    // SAFETY: takes ints, and changes this process's priority alone.
+    checked(unsafe { libc::setpriority(libc::PRIO_PROCESS, 0, by) } as isize).map(drop)
+}
+
+/// Children that end from now on leave nothing to wait for.
+pub fn reap_by_itself() -> Result<()> {
+    // SAFETY: ignoring a signal runs no code of ours.
+    match unsafe { libc::signal(libc::SIGCHLD, libc::SIG_IGN) } {
+        libc::SIG_ERR => Err(Error::last_os_error()),
+        _ => Ok(()),
     }
 }

@@ -11,6 +11,7 @@ use std::time::{Duration, Instant};
 use anyhow::{Context, Result};
 use nix::sys::signal::{Signal, killpg};
 use nix::unistd::Pid;
+use tcp_splice_world::pace;
 use tcp_splice_world::picture::picture;
 use tcp_splice_world::policy;
 
@@ -34,7 +35,7 @@ impl Job {
         }
         Self {
             words: words.into_iter().map(str::to_owned).collect(),
-            limit: scenario.limit,
+            limit: scenario.limit + pace::allowance(),
             reconfigures: scenario.reconfigures,
         }
     }

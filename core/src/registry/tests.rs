@@ -25,7 +25,9 @@ fn within(netns: u64, facts: Facts) -> Facts {
 fn an_offer_serves_once() {
     let mut set = Set::EMPTY;
     assert_eq!(set.put(end(1, 10, 20), 1, 0, 5), None);
+    assert_eq!(set.len(), 1);
     assert_eq!(set.take(&end(2, 20, 10), 1).unwrap(), 1);
+    assert!(set.is_empty());
     assert_eq!(set.take(&end(3, 20, 10), 1), Err(Refusal::NoOffer));
 }
 

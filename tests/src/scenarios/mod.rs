@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: GPL-2.0-only
 //! All scenarios, by group.
 
+mod absent;
 mod ahead;
 mod busy;
 mod clients;
@@ -24,7 +25,9 @@ mod policies;
 mod ready;
 mod receive;
 mod reset;
+mod stall;
 mod start;
+mod storm;
 mod stream;
 mod takeover;
 mod tcpish;
@@ -77,6 +80,9 @@ const GROUPS: &[(&str, &[Scenario])] = &[
     ("idle", idle::ALL),
     ("memory", memory::ALL),
     ("faults", faults::ALL),
+    ("absent", absent::ALL),
+    ("stall", stall::ALL),
+    ("storm", storm::ALL),
     ("module", module::ALL),
     ("upgrade", upgrade::ALL),
     ("volume", volume::ALL),

@@ -10,6 +10,7 @@ use std::time::Instant;
 use anyhow::{Context, Result, bail, ensure};
 use nix::sys::socket::sockopt::TlsCryptoInfo;
 use nix::sys::socket::{setsockopt, sockopt};
+use tcp_splice_world::absent::Absent;
 use tcp_splice_world::pattern::Pattern;
 
 use crate::asleep::Asleep;
@@ -17,7 +18,7 @@ use crate::env::{Claim, Conn, Env, SOON, wait_until};
 use crate::link::Family;
 use crate::scenario::Scenario;
 use crate::scenarios::ready::Watch;
-use crate::sys::{self, Absent};
+use crate::sys;
 
 pub const ALL: &[Scenario] = &[
     Scenario::each("ulp_keeps_unread_bytes", ulp_keeps_unread_bytes),

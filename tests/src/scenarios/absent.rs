@@ -1,0 +1,368 @@
+// SPDX-License-Identifier: GPL-2.0-only
+//! Calls that are stuck in the middle of their buffer, in a page fault, while something happens to their connection.
+//!
+//! (splice(2) has no buffer, and vmsplice(2) waits for its pages before they come to a socket.)
+
+use std::io::{self, ErrorKind, Read};
+use std::net::{Shutdown, TcpStream};
+use std::sync::Arc;
+use std::time::Duration;
+
+use anyhow::{Context, Result, ensure};
+use nix::sys::signal::{Signal, kill};
+use nix::sys::wait::{WaitPidFlag, WaitStatus, waitpid};
+use nix::unistd::Pid;
+use socket2::SockRef;
+use tcp_splice_world::absent::{Absent, PAGE};
+use tcp_splice_world::asleep::Asleep;
+use tcp_splice_world::pattern::Pattern;
+use tcp_splice_world::policy::CTL;
+use tcp_splice_world::program::run;
+
+use crate::env::{Claim, Conn, Env, wait_until};
+use crate::scenario::Scenario;
+use crate::sys;
+
+pub const ALL: &[Scenario] = &[
+    Scenario::some("stuck_receivers", stuck_receivers).limit(240),
+    Scenario::some("stuck_senders", stuck_senders).limit(240),
+    Scenario::some("killed_while_stuck", killed_while_stuck).limit(240),
+];
+
+const PATTERN: Pattern = Pattern::new(41);
+
+/// What stands on each side of the gap.
+const SIDE: usize = PAGE;
+/// All of the memory.
+const ALL_OF_IT: usize = 2 * SIDE + PAGE;
+
+/// What happens to a connection while one end is stuck.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Blow {
+    /// The page comes after a while.
+    None,
+    /// The other end will not send any more.
+    PeerShuts,
+    PeerCloses,
+    PeerResets,
+    /// Another thread ends this end.
+    OwnShutdown,
+    /// Others send and receive at both ends.
+    Traffic,
+    Drain,
+    /// The page never comes: EFAULT.
+    Fault,
+    /// The same while the module lets go of the socket.
+    FaultInDrain,
+}
+
+const BLOWS: [Blow; 9] = [
+    Blow::None,
+    Blow::PeerShuts,
+    Blow::PeerCloses,
+    Blow::PeerResets,
+    Blow::OwnShutdown,
+    Blow::Traffic,
+    Blow::Drain,
+    Blow::Fault,
+    Blow::FaultInDrain,
+];
+
+impl Blow {
+    fn faults(self) -> bool {
+        matches!(self, Self::Fault | Self::FaultInDrain)
+    }
+}
+
+type Call = fn(&Absent, &TcpStream) -> io::Result<usize>;
+
+/// A call that is stuck, in a thread of its own.
+fn stuck(
+    memory: &Arc<Absent>,
+    socket: &TcpStream,
+    call: Call,
+) -> Result<Asleep<io::Result<usize>>> {
+    let (theirs, socket) = (memory.clone(), socket.try_clone()?);
+    let asleep = Asleep::start(move || call(&theirs, &socket))?;
+    // Not only asleep: there, and nowhere else.
+    wait_until("the call to touch the gap", || {
+        ensure!(!asleep.finished(), "the call ended without the gap");
+        Ok(memory.is_missed()?)
+    })?;
+    Ok(asleep)
+}
+
+/// What goes on meanwhile and has to be through in the end.
+type Others = Vec<Asleep<Result<()>>>;
+
+/// The blow, as far as it need not wait for the stuck call; the rest is in threads.
+fn strike(env: &Env, blow: Blow, own: &TcpStream, peer: &mut Option<TcpStream>) -> Result<Others> {
+    let mut others = Others::new();
+    let theirs = peer.as_ref().context("no other end")?;
+    match blow {
+        Blow::None | Blow::Fault => {}
+        Blow::PeerShuts => theirs.shutdown(Shutdown::Write)?,
+        Blow::PeerCloses => drop(peer.take()),
+        Blow::PeerResets => {
+            SockRef::from(theirs).set_linger(Some(Duration::ZERO))?;
+            drop(peer.take());
+        }
+        Blow::OwnShutdown => {
+            let own = own.try_clone()?;
+            others.push(Asleep::start(move || Ok(own.shutdown(Shutdown::Both)?))?);
+        }
+        Blow::Traffic => {
+            // Behind the stuck call's lock, or not: nobody may be harmed.
+            for socket in [own, theirs] {
+                let (reads, writes) = (socket.try_clone()?, socket.try_clone()?);
+                others.push(Asleep::start(move || {
+                    ignore(sys::recv(
+                        &reads,
+                        &mut [0; 100],
+                        libc::MSG_PEEK | libc::MSG_DONTWAIT,
+                    ))
+                })?);
+                others.push(Asleep::start(move || ignore(sys::readable_bytes(&writes)))?);
+            }
+        }
+        Blow::Drain | Blow::FaultInDrain if env.spliced() => {
+            others.push(Asleep::start(|| run(&[CTL, "drain"]).map(drop))?);
+        }
+        Blow::Drain | Blow::FaultInDrain => {}
+    }
+    Ok(others)
+}
+
+fn ignore(_: io::Result<usize>) -> Result<()> {
+    Ok(())
+}
+
+/// Lets the stuck call go on, and waits for everybody.
+fn release(
+    blow: Blow,
+    memory: &Absent,
+    page: &[u8],
+    call: Asleep<io::Result<usize>>,
+    others: Others,
+) -> Result<io::Result<usize>> {
+    if blow.faults() {
+        memory.forbid()?;
+    } else {
+        memory.fill(page)?;
+    }
+    let result = call.join();
+    for other in others {
+        other.join()?;
+    }
+    Ok(result)
+}
+
+fn stuck_receivers(env: &Env) -> Result<Claim> {
+    let calls: [(&str, Call, bool); 4] = [
+        ("recv", |memory, socket| memory.recv(socket, 0), true),
+        ("readv", |memory, socket| memory.readv(socket), true),
+        (
+            "recv all",
+            |memory, socket| memory.recv(socket, libc::MSG_WAITALL),
+            true,
+        ),
+        (
+            "peek",
+            |memory, socket| memory.recv(socket, libc::MSG_PEEK),
+            false,
+        ),
+    ];
+    let mut pairs = 0;
+    for (name, call, takes) in calls {
+        for blow in BLOWS {
+            stuck_receiver(env, call, takes, blow).with_context(|| format!("{name}, {blow:?}"))?;
+            pairs += 1;
+        }
+    }
+    Ok(Claim::ring(pairs * ALL_OF_IT)
+        .pairs(pairs as u64)
+        .tcp(pairs * ALL_OF_IT))
+}
+
+/// All that is to be received is there before the blow, and none of it is lost.
+fn stuck_receiver(env: &Env, call: Call, takes: bool, blow: Blow) -> Result<()> {
+    const MORE: usize = 5000;
+    let Conn { client, server } = env.conn()?;
+    PATTERN.write(&client, 0, ALL_OF_IT + MORE)?;
+    wait_until("the bytes to arrive", || {
+        Ok(sys::readable_bytes(&server)? == ALL_OF_IT + MORE)
+    })?;
+    let memory = Arc::new(Absent::between(SIDE, PAGE, SIDE)?);
+    let reader = stuck(&memory, &server, call)?;
+    let mut peer = Some(client);
+    let others = strike(env, blow, &server, &mut peer)?;
+    let result = release(blow, &memory, &[0; PAGE], reader, others)?;
+    let got = match result {
+        Ok(got) => got,
+        // TCP gives EFAULT if the packet in which it happened was the first; nothing is lost then.
+        Err(error) if blow.faults() && error.raw_os_error() == Some(libc::EFAULT) => 0,
+        Err(error) => return Err(error).context("the stuck call failed"),
+    };
+    let most = if blow.faults() { SIDE } else { ALL_OF_IT };
+    ensure!(got <= most, "the stuck call gave {got} bytes");
+    ensure!(got > 0 || blow.faults(), "the stuck call gave nothing");
+    PATTERN.check(0, &memory.get(0, got))?;
+    let next = if takes { got } else { 0 };
+    PATTERN.read(&server, next as u64, ALL_OF_IT + MORE - next)?;
+    let Some(client) = peer else {
+        return ends(&server);
+    };
+    if blow == Blow::PeerShuts {
+        ends(&server)?;
+        PATTERN.write(&server, 0, 100)?;
+        PATTERN.read(&client, 0, 100)?;
+    } else if blow != Blow::OwnShutdown {
+        PATTERN.write(&client, 3, 100)?;
+        PATTERN.read(&server, 3, 100)?;
+        PATTERN.write(&server, 5, 100)?;
+        PATTERN.read(&client, 5, 100)?;
+    }
+    Ok(())
+}
+
+/// By the end of the stream or a reset.
+fn ends(mut socket: &TcpStream) -> Result<()> {
+    match socket.read(&mut [0]) {
+        Ok(0) => Ok(()),
+        Err(error) if error.kind() == ErrorKind::ConnectionReset => Ok(()),
+        other => Err(anyhow::anyhow!("instead of the end came {other:?}")),
+    }
+}
+
+fn stuck_senders(env: &Env) -> Result<Claim> {
+    let calls: [(&str, Call); 2] = [
+        ("send", |memory, socket| {
+            memory.send(socket, libc::MSG_NOSIGNAL)
+        }),
+        ("writev", |memory, socket| memory.writev(socket)),
+    ];
+    let mut pairs = 0;
+    for (name, call) in calls {
+        for blow in BLOWS {
+            stuck_sender(env, call, blow).with_context(|| format!("{name}, {blow:?}"))?;
+            pairs += 1;
+        }
+    }
+    Ok(Claim::ring(pairs)
+        .pairs(pairs as u64)
+        .tcp(pairs * 2 * ALL_OF_IT))
+}
+
+/// What the call says that it sent is what arrives, and what is sent after it comes behind it.
+fn stuck_sender(env: &Env, call: Call, blow: Blow) -> Result<()> {
+    let Conn { client, server } = env.conn()?;
+    let memory = Arc::new(Absent::between(SIDE, PAGE, SIDE)?);
+    let bytes = PATTERN.bytes(0, ALL_OF_IT);
+    memory.put(0, &bytes[..SIDE]);
+    memory.put(SIDE + PAGE, &bytes[SIDE + PAGE..]);
+    let writer = stuck(&memory, &client, call)?;
+    let mut peer = Some(server);
+    let others = strike(env, blow, &client, &mut peer)?;
+    let page = &bytes[SIDE..SIDE + PAGE];
+    let result = release(blow, &memory, page, writer, others)?;
+    let sent = match (result, blow) {
+        (Ok(sent), _) => sent,
+        (Err(error), Blow::Fault | Blow::FaultInDrain)
+            if error.raw_os_error() == Some(libc::EFAULT) =>
+        {
+            0
+        }
+        (Err(error), Blow::PeerCloses | Blow::PeerResets | Blow::OwnShutdown)
+            if [ErrorKind::BrokenPipe, ErrorKind::ConnectionReset].contains(&error.kind()) =>
+        {
+            0
+        }
+        (Err(error), _) => return Err(error).context("the stuck call failed"),
+    };
+    let Some(server) = peer else {
+        return Ok(());
+    };
+    if blow.faults() {
+        ensure!(sent <= SIDE, "the stuck call sent {sent} bytes");
+    } else if blow != Blow::OwnShutdown {
+        ensure!(sent == ALL_OF_IT, "the stuck call sent {sent} bytes");
+    }
+    if blow == Blow::OwnShutdown {
+        return PATTERN.read_to_end(&server, 0, sent);
+    }
+    PATTERN.write(&client, sent as u64, 7000)?;
+    PATTERN.read(&server, 0, sent + 7000)?;
+    if blow != Blow::PeerShuts {
+        PATTERN.write(&server, 5, 100)?;
+        PATTERN.read(&client, 5, 100)?;
+    }
+    Ok(())
+}
+
+/// A process whose threads are stuck, and wait for stuck ones, dies when it is killed, and its connection ends.
+fn killed_while_stuck(env: &Env) -> Result<Claim> {
+    const ROUNDS: usize = 6;
+    for round in 0..ROUNDS {
+        let Conn { client, server } = env.conn()?;
+        PATTERN.write(&client, 0, ALL_OF_IT)?;
+        let (told, tell) = nix::unistd::pipe()?;
+        let client = Some(client);
+        let child = sys::fork(|| {
+            let all = || -> Result<()> {
+                let memory = Arc::new(Absent::between(SIDE, PAGE, SIDE)?);
+                let receives = round % 2 == 0;
+                let call: Call = if receives {
+                    |memory, socket| memory.recv(socket, 0)
+                } else {
+                    |memory, socket| memory.send(socket, libc::MSG_NOSIGNAL)
+                };
+                let _stuck = stuck(&memory, &server, call)?;
+                let mut behind = Vec::new();
+                for _ in 0..2 {
+                    let (socket, memory) = (server.try_clone()?, memory.clone());
+                    behind.push(Asleep::start(move || call(&memory, &socket))?);
+                }
+                nix::unistd::write(&tell, b"x")?;
+                loop {
+                    nix::unistd::pause();
+                }
+            };
+            all().is_ok()
+        })?;
+        drop((server, tell));
+        let mut byte = [0];
+        let count = nix::unistd::read(&told, &mut byte)?;
+        ensure!(count == 1, "the process did not get stuck");
+        kill(child, Signal::SIGKILL)?;
+        gone(child)?;
+        let client = client.context("no other end")?;
+        // The bytes that were not read, or the FIN: in any case the other end learns it.
+        wait_until("the other end to learn it", || {
+            let mut rest = [0; 2 * ALL_OF_IT];
+            client.set_nonblocking(true)?;
+            match (&client).read(&mut rest) {
+                Ok(0) => Ok(true),
+                Ok(count) => PATTERN
+                    .check(0, &rest[..count])
+                    .map(|()| false)
+                    .or(Ok(false)),
+                Err(error) => Ok(error.kind() == ErrorKind::ConnectionReset),
+            }
+        })?;
+    }
+    Ok(Claim::ring(ROUNDS * ALL_OF_IT)
+        .pairs(ROUNDS as u64)
+        .tcp(ROUNDS * ALL_OF_IT))
+}
+
+fn gone(process: Pid) -> Result<()> {
+    wait_until("a killed process to go", || {
+        let status = waitpid(process, Some(WaitPidFlag::WNOHANG))?;
+        let alive = status == WaitStatus::StillAlive;
+        ensure!(
+            alive || matches!(status, WaitStatus::Signaled(_, Signal::SIGKILL, _)),
+            "the process: {status:?}"
+        );
+        Ok(!alive)
+    })
+}
