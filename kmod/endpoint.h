@@ -26,6 +26,7 @@ struct ts_endpoint {
 	u8 older_count;
 	bool left;			/* disconnected: another one may follow */
 	bool superseded;		/* another one is on the socket now, and has this one among its older ones */
+	bool busy_polls;		/* the policy wants its receiver to spin before it sleeps */
 	bool letting_go;		/* ->rcu is in use: ts_endpoint_let_go_all() */
 	u64 made;			/* jiffies */
 	struct ts_node node;		/* in ts_endpoints (main.c), until nobody can find it any more */
@@ -90,6 +91,11 @@ void ts_destruct(struct sock *sk);
 void ts_vacate_slot(struct sock *sk);
 int ts_setsockopt(struct sock *sk, int level, int optname, sockptr_t optval, unsigned int optlen);
 int ts_getsockopt(struct sock *sk, int level, int optname, char __user *optval, int __user *optlen);
+
+/* napi.c */
+int ts_napi_init(void);
+void ts_napi_exit(void);
+void ts_napi_mark(struct sock *sk);
 
 /* pipe.c */
 ssize_t ts_splice_read(struct socket *sock, loff_t *ppos, struct pipe_inode_info *pipe, size_t len, unsigned int flags);

@@ -96,7 +96,7 @@ void ts_chunk_free(void *chunk, size_t bytes);
 
 /* ---- endpoint and socket ---- */
 
-void ts_install(struct sock *sk, struct ts_endpoint_body *ep);
+void ts_install(struct sock *sk, struct ts_endpoint_body *ep, bool busy_polls);
 struct sock *ts_endpoint_sock(struct ts_endpoint_body *ep);
 unsigned long ts_endpoint_link(const struct ts_endpoint_body *ep);
 void ts_endpoint_set_link(struct ts_endpoint_body *ep, unsigned long link);
@@ -195,9 +195,14 @@ bool ts_wake_ahead(struct sock *const *slot, bool pollers);
 bool ts_is_in_a_batch(void);
 bool ts_base_reader_asleep(struct sock *const *slot);
 void ts_kick_base_reader(struct sock *sk);
+#define TS_BUSY_POLL_US_MAX	1000000U	/* core::abi */
+#define TS_SPIN_US_MAX		1000U
 u32 ts_busy_poll_us(const struct sock *sk);
 u64 ts_clock_us(void);
 bool ts_must_stop_spinning(void);
+bool ts_is_alone_here(void);
+u32 ts_spin_us(void);
+u32 ts_cpu(void);
 
 /* ---- statistics and parameters ---- */
 

@@ -338,9 +338,12 @@ static int __init ts_init(void)
 		return err;
 	/* Before 6.19 it learns from its first reader how it is read, which has to be known before anybody waits. */
 	ts_calls_leave(ts_calls_enter());
-	err = ts_pairs_init();
+	err = ts_napi_init();
 	if (err)
 		goto free_memory;
+	err = ts_pairs_init();
+	if (err)
+		goto exit_napi;
 	err = ts_proto_init();
 	if (err)
 		goto exit_pairs;
@@ -370,6 +373,8 @@ exit_rust:
 	tcp_splice_exit();
 exit_pairs:
 	ts_pairs_exit();
+exit_napi:
+	ts_napi_exit();
 free_memory:
 	ts_memory_exit();
 	return err;
@@ -398,6 +403,7 @@ static void __exit ts_exit(void)
 	synchronize_rcu_tasks();
 	tcp_splice_exit();
 	ts_pairs_exit();
+	ts_napi_exit();
 	ts_memory_exit();
 	pr_info("unloaded\n");
 }

@@ -129,6 +129,8 @@ static noinline int ts_try_recvmsg(struct sock *sk, struct msghdr *msg, size_t l
 				ts_give_up(sk, ep);
 			break;
 		}
+		if (unlikely(ep->busy_polls))
+			ts_napi_mark(sk);
 		call.disconnects = ep->disconnects;
 		copied = tcp_splice_recvmsg(link, sk, msg, len, flags, &call);
 		if (likely(copied != -ESTALE))
@@ -347,17 +349,25 @@ static __poll_t ts_poll(struct file *file, struct socket *sock, struct poll_tabl
 	struct srcu_ctr __percpu *calls = ts_calls_enter();
 	__poll_t wanted = poll_requested_events(wait);
 	bool edges = wanted & EPOLLET;
+	struct ts_endpoint *ep;
 	unsigned long link;
 	__poll_t mask;
 
 	sock_poll_wait(file, sock, wait);
 	/* Afterwards: whoever takes the link away wakes those who have registered. */
-	link = ts_link(sock->sk);
+	ep = ts_endpoint(sock->sk);
+	link = ep ? smp_load_acquire(&ep->link) : 0;
 	if (!ts_poll_ring(sock->sk, link, wanted, &mask))
 		mask = tcp_poll(file, sock, NULL);	/* registered already */
 	/* Tells who may be woken ahead: level-triggered pollers only. */
-	if (wait && link && (edges || !(mask & wanted)))
+	if (wait && link && (edges || !(mask & wanted)) && !(wanted & POLL_BUSY_LOOP))
 		tcp_splice_polled(link, edges);
+	if (link && unlikely(ep->busy_polls)) {
+		ts_napi_mark(sock->sk);
+		/* Asked for by poll() and select(), which then look again for as long as net.core.busy_poll says. See sock_poll(). */
+		if (wait)
+			mask |= wanted & POLL_BUSY_LOOP;
+	}
 	ts_calls_leave(calls);
 	return mask;
 }
@@ -409,12 +419,13 @@ static void __init ts_init_prot(struct proto *prot, const struct proto *base)
  * Called by the kfunc, with the socket's lock in either shape, not sleeping. Nothing else can hold the two slots: they were seen
  * free under this lock. From the release on, callbacks find the endpoint.
  */
-void ts_install(struct sock *sk, struct ts_endpoint_body *body)
+void ts_install(struct sock *sk, struct ts_endpoint_body *body, bool busy_polls)
 {
 	struct ts_endpoint *ep = container_of((u8 (*)[TS_ENDPOINT_BYTES])body, struct ts_endpoint, body);
 	struct inet_connection_sock *icsk = inet_csk(sk);
 
 	ep->sk = sk;
+	ep->busy_polls = busy_polls;
 	ep->made = get_jiffies_64();
 	ep->disconnects = sk->sk_disconnects;
 	ep->older = ts_endpoint(sk);

@@ -2,8 +2,10 @@
 /* Waiting, waking and spinning, for src/recv.rs, send.rs and pair.rs. */
 #define pr_fmt(fmt) KBUILD_MODNAME ": " fmt
 
+#include <linux/module.h>
 #include <linux/percpu.h>
 #include <linux/sched/signal.h>
+#include <linux/sched/stat.h>
 #include <linux/wait.h>
 #include <net/busy_poll.h>
 #include <net/sock.h>
@@ -278,10 +280,11 @@ void ts_kick_base_reader(struct sock *sk)
 	rcu_read_unlock();
 }
 
+/* Any process may ask for more; a spin keeps ts_calls. */
 u32 ts_busy_poll_us(const struct sock *sk)
 {
 #ifdef CONFIG_NET_RX_BUSY_POLL
-	return READ_ONCE(sk->sk_ll_usec);
+	return min(READ_ONCE(sk->sk_ll_usec), TS_BUSY_POLL_US_MAX);
 #else
 	return 0;
 #endif
@@ -295,4 +298,38 @@ u64 ts_clock_us(void)
 bool ts_must_stop_spinning(void)
 {
 	return need_resched() || signal_pending(current);
+}
+
+/* Does nobody else want this processor? A hint. */
+bool ts_is_alone_here(void)
+{
+	return single_task_running();
+}
+
+/* A hint. */
+u32 ts_cpu(void)
+{
+	return raw_smp_processor_id();
+}
+
+/* Sleeping and waking take some microseconds, and some tens where a processor has gone into deep sleep. */
+static unsigned int ts_spin_us_max __read_mostly = 50;
+
+static int ts_param_set_spin_us(const char *val, const struct kernel_param *kp)
+{
+	return param_set_uint_minmax(val, kp, 0, TS_SPIN_US_MAX);
+}
+
+static const struct kernel_param_ops ts_spin_us_ops = {
+	.set = ts_param_set_spin_us,
+	.get = param_get_uint,
+};
+
+module_param_cb(spin_us, &ts_spin_us_ops, &ts_spin_us_max, 0644);
+__MODULE_PARM_TYPE(spin_us, "uint");
+MODULE_PARM_DESC(spin_us, "longest time in µs, up to 1000, that a receive without a budget spins where answers have lately come as fast; 0: never (default 50)");
+
+u32 ts_spin_us(void)
+{
+	return READ_ONCE(ts_spin_us_max);
 }

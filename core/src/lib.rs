@@ -30,3 +30,4 @@ pub mod primitive;
 pub mod reason;
 pub mod registry;
 pub mod span;
+pub mod spin;

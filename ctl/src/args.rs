@@ -53,6 +53,8 @@ The object printed by --json:
   cgroup    null, or id (number) and path (null when it cannot be seen from here)
   module    loaded (bool), ring_kbytes (its default for new rings, or null)
   counters  null, or every counter of the module by name
+  busy_poll_sysctl  null, or net.core.busy_poll: us (number) and before_us (what disable puts back; null when
+            the value is somebody else's)
   problems  what an interrupted command or somebody else left behind, as text
 
 Example:
@@ -85,6 +87,7 @@ The object printed by --json:
                 stray, memory, reader, closed, handed_back, drained; or none
     ring_bytes, unread, ring_size   bytes sent through the ring, of these unread, and its size (0: not made yet)
     wakes, stalls   times its bytes woke the other end; times it found the ring full
+    spun_us         microseconds that the other end spun for its bytes on its own account (parameter spin_us)
 
 Examples:
   tcp-splice-ctl list --ports 6379
@@ -207,7 +210,10 @@ pub struct Enable {
     /// does, for example 80,15001.
     #[arg(long, value_name = "LIST")]
     pub ports: Option<Ports>,
-    /// Spin this long on the ring before a receive sleeps [default: the socket's SO_BUSY_POLL]
+    /// Spin this long before a receive, epoll, poll or select sleeps [default: the socket's SO_BUSY_POLL]
+    ///
+    /// In epoll, poll and select the kernel spins only while net.core.busy_poll is set. That holds for the whole machine: programs that wait
+    /// in epoll for a network card that can be polled spin as well. `enable` raises it to N microseconds, 10000 at most, `disable` puts it back.
     #[arg(long, value_name = "N", default_value = "0", hide_default_value = true)]
     #[arg(value_parser = busy_poll_us, allow_negative_numbers = true)]
     pub busy_poll_us: u32,

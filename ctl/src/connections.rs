@@ -58,6 +58,8 @@ pub struct End {
     pub wakes: u64,
     /// Times it found the ring full.
     pub stalls: u64,
+    /// Microseconds that the other end spun for its bytes without having been told to; 0 from a module that does not say.
+    pub spun_us: u64,
 }
 
 /// One connection.
@@ -191,6 +193,7 @@ impl End {
             ring_size: fields.number("ring_size=")?,
             wakes: fields.number("wakes=")?,
             stalls: fields.number("stalls=")?,
+            spun_us: fields.number("spun_us=").unwrap_or(0),
         })
     }
 }
@@ -210,7 +213,7 @@ mod tests {
 
     const LINE: &str = "id=7 client.local=127.0.0.1:40000 client.remote=127.0.0.1:6379 client.netns=4026531840 client.inode=11 \
 client.cgroup=1 client.tcp_state=1 client.tcp_bytes=5 client.carrier=ring client.reason=none client.ring_bytes=100 client.unread=20 \
-client.ring_size=65536 client.wakes=3 client.stalls=0 server.local=[::ffff:127.0.0.1]:6379 server.remote=[::ffff:127.0.0.1]:40000 \
+client.ring_size=65536 client.wakes=3 client.stalls=0 client.spun_us=9 server.local=[::ffff:127.0.0.1]:6379 server.remote=[::ffff:127.0.0.1]:40000 \
 server.netns=4026531840 server.inode=12 server.cgroup=2 server.tcp_state=8 server.tcp_bytes=6 server.carrier=tcp \
 server.reason=packets server.ring_bytes=0 server.unread=0 server.ring_size=0 server.wakes=0 server.stalls=1 server.new=x\n";
 
@@ -236,6 +239,10 @@ server.reason=packets server.ring_bytes=0 server.unread=0 server.ring_size=0 ser
             ("ESTAB", "CLOSE-WAIT")
         );
         assert_eq!((connection.client.unread, connection.client.wakes), (20, 3));
+        assert_eq!(
+            (connection.client.spun_us, connection.server.spun_us),
+            (9, 0)
+        );
         assert_eq!(
             (&*connection.server.carrier, &*connection.server.reason),
             ("tcp", "packets")

@@ -163,6 +163,7 @@ mod tests {
             ring_size: 65536,
             wakes: 1,
             stalls: 2,
+            spun_us: 0,
         }
     }
 
@@ -230,7 +231,7 @@ mod tests {
         json(&mut text, &[connection()]).unwrap();
         let value: serde_json::Value = serde_json::from_slice(&text).unwrap();
         assert_eq!(value["schema"], 1);
-        let end = r#"{"carrier":"ring","reason":"none","ring_bytes":100,"ring_size":65536,"socket":{"cgroup":3,"inode":2,"local":"127.0.0.1:40000","netns":1,"processes":[{"command":"redis-server","pid":9}],"remote":"10.0.0.1:80","tcp_bytes":4,"tcp_state":"ESTAB"},"stalls":2,"unread":0,"wakes":1}"#;
+        let end = r#"{"carrier":"ring","reason":"none","ring_bytes":100,"ring_size":65536,"socket":{"cgroup":3,"inode":2,"local":"127.0.0.1:40000","netns":1,"processes":[{"command":"redis-server","pid":9}],"remote":"10.0.0.1:80","tcp_bytes":4,"tcp_state":"ESTAB"},"spun_us":0,"stalls":2,"unread":0,"wakes":1}"#;
         assert_eq!(value["connections"][0]["client"].to_string(), end);
         assert_eq!(value["connections"][0]["id"], 1);
     }

@@ -2,7 +2,7 @@
 //! `tcp-splice-ctl`: which connections are offered to the kernel module `tcp_splice`.
 //!
 //! Pure parts: [`args`], [`policy`], [`ports`], [`counters`], [`connections`], [`list`], [`pretty`], [`status`], [`release`], [`fault`].
-//! Effects: [`host`], [`owners`], [`cgroup`], [`program`], [`pins`], [`mod@drain`]. There is no state file: what is in force is read back from the kernel.
+//! Effects: [`host`], [`owners`], [`cgroup`], [`program`], [`pins`], [`polling`], [`mod@drain`]. There is no state file: what is in force is read back from the kernel.
 
 mod args;
 mod cgroup;
@@ -15,6 +15,7 @@ mod list;
 mod owners;
 mod pins;
 mod policy;
+mod polling;
 mod ports;
 mod pretty;
 mod program;

@@ -24,12 +24,15 @@ use crate::cgroup;
 use crate::fault::Fault;
 use crate::host;
 use crate::policy::Policy;
+use crate::polling;
 use crate::program::{self, Loaded};
 use crate::status::{Attached, Cgroup, Status};
 
 const DIR: &str = "/sys/fs/bpf/tcp_splice";
 const CURRENT: &str = "/sys/fs/bpf/tcp_splice/link";
 const NEXT: &str = "/sys/fs/bpf/tcp_splice/link_new";
+/// What [`polling`] notes.
+const POLLING: &str = "/sys/fs/bpf/tcp_splice/busy_poll";
 
 /// An attachment of ours, found by its pin.
 struct Pin {
@@ -138,6 +141,7 @@ fn is_link(link: &Link) -> bool {
 /// Puts `policy` in force for `cgroup`, in the place of whatever was in force.
 pub fn enable(policy: &Policy, cgroup: &cgroup::Dir) -> Result<()> {
     let _lock = host::lock()?;
+    polling::check(POLLING, policy.busy_poll_us)?;
     let program = Loaded::new(policy)?;
     host::mount_bpffs()?;
     let (mut current, next) = (Pin::open(CURRENT)?, Pin::open(NEXT)?);
@@ -146,14 +150,15 @@ pub fn enable(policy: &Policy, cgroup: &cgroup::Dir) -> Result<()> {
         current = finish(current, next)?;
     }
     match current {
-        Some(mut pin) if pin.cgroup == Some(cgroup.id()) => program.replace(&mut pin.link),
+        Some(mut pin) if pin.cgroup == Some(cgroup.id()) => program.replace(&mut pin.link)?,
         current => {
             let mut link = program.attach(cgroup)?;
             link.pin(NEXT)
                 .with_context(|| format!("failed to pin {NEXT}"))?;
-            adopt(current)
+            adopt(current)?;
         }
     }
+    polling::settle(POLLING, policy.busy_poll_us)
 }
 
 /// Carries out what an interrupted `enable` left to do, and returns the attachment in force.
@@ -189,6 +194,7 @@ pub fn disable() -> Result<()> {
     for pin in pins.into_iter().flatten() {
         pin.remove()?;
     }
+    polling::settle(POLLING, 0)?;
     // Somebody may keep pins of their own in there.
     let _ = fs::remove_dir(DIR);
     host::await_fewer_module_users(users);
@@ -216,6 +222,10 @@ pub fn inspect() -> Result<Status> {
                 "the cgroup of the last policy was removed: run enable or disable".to_owned(),
             );
         }
+        status.polling = polling::inspect(POLLING).unwrap_or_else(|error| {
+            status.problems.push(format!("{error:#}"));
+            None
+        });
         status.attached = [next, current]
             .into_iter()
             .flatten()

@@ -7,6 +7,7 @@ use serde::Serialize;
 
 use crate::counters::Counters;
 use crate::policy::Policy;
+use crate::polling::Polling;
 
 /// Version of the JSON object. It goes up only when a field is removed or changes its meaning.
 const SCHEMA: u32 = 1;
@@ -47,6 +48,8 @@ pub struct Status {
     pub module: Module,
     /// `None` when they cannot be read.
     pub counters: Option<Counters>,
+    /// The sysctl `net.core.busy_poll`; `None` when it cannot be read, or there is none.
+    pub polling: Option<Polling>,
     /// Left-overs, in words.
     pub problems: Vec<String>,
 }
@@ -58,6 +61,7 @@ struct Json<'a> {
     policy: Option<&'a Policy>,
     cgroup: Option<&'a Cgroup>,
     module: &'a Module,
+    busy_poll_sysctl: Option<&'a Polling>,
     counters: Option<&'a Counters>,
     problems: &'a [String],
 }
@@ -72,6 +76,7 @@ impl Status {
             policy: attached.and_then(|attached| attached.policy.as_ref()),
             cgroup: attached.map(|attached| &attached.cgroup),
             module: &self.module,
+            busy_poll_sysctl: self.polling.as_ref(),
             counters: self.counters.as_ref(),
             problems: &self.problems,
         })
@@ -109,6 +114,10 @@ impl Status {
         if let Some(attached) = &self.attached {
             if let Some(policy) = &attached.policy {
                 row("busy poll", busy_poll(policy.busy_poll_us));
+                if policy.busy_poll_us != 0 || self.polling.is_some_and(|it| it.before_us.is_some())
+                {
+                    row("net.core.busy_poll", polling(self.polling));
+                }
                 row(
                     "ring size",
                     ring_size(policy.ring_kbytes, self.module.ring_kbytes),
@@ -144,6 +153,24 @@ fn busy_poll(us: u32) -> String {
     match us {
         0 => "as the socket says (SO_BUSY_POLL)".to_owned(),
         us => format!("{us} us"),
+    }
+}
+
+/// Whether epoll, poll and select spin as well.
+fn polling(polling: Option<Polling>) -> String {
+    match polling {
+        None => "not there: no spinning in epoll, poll and select".to_owned(),
+        Some(Polling { us: 0, .. }) => "0 us: no spinning in epoll, poll and select".to_owned(),
+        Some(Polling {
+            us,
+            before_us: None,
+        }) => format!("{us} us (not set by this tool)"),
+        Some(Polling {
+            us,
+            before_us: Some(before),
+        }) => {
+            format!("{us} us ({before} before, which disable puts back)")
+        }
     }
 }
 
@@ -190,6 +217,10 @@ mod tests {
             counters: Some(Counters::parse(
                 "pairs_made 12\nrefused_remote 3\nrefused_urgent 0\n",
             )),
+            polling: Some(Polling {
+                us: 50,
+                before_us: Some(0),
+            }),
             problems: Vec::new(),
         }
     }
@@ -203,6 +234,7 @@ mod tests {
         let want = "\
 tcp_splice: enabled (loopback_only=1, ports=80,6379)
 busy poll                                50 us
+net.core.busy_poll                       50 us (0 before, which disable puts back)
 ring size                                128 KiB
 cgroup                                   /sys/fs/cgroup
 connections spliced                      12
@@ -228,6 +260,7 @@ refused: other end is not on this host   3
         status.attached.as_mut().unwrap().policy = Some(Policy::default());
         status.attached.as_mut().unwrap().cgroup.path = None;
         status.counters = None;
+        status.polling = None;
         status.problems.push("something is left".to_owned());
         let want = "\
 tcp_splice: enabled (loopback_only=0, ports=all)
@@ -271,13 +304,13 @@ problem: something is left";
             value.to_string()
         };
         let want = concat!(
-            r#"{"cgroup":{"id":1,"path":"/sys/fs/cgroup"},"counters":{"pairs_made":12,"refused_remote":3,"refused_urgent":0},"#,
+            r#"{"busy_poll_sysctl":{"before_us":0,"us":50},"cgroup":{"id":1,"path":"/sys/fs/cgroup"},"counters":{"pairs_made":12,"refused_remote":3,"refused_urgent":0},"#,
             r#""enabled":true,"module":{"loaded":true,"ring_kbytes":64},"#,
             r#""policy":{"busy_poll_us":50,"loopback_only":true,"ports":[80,6379],"ring_kbytes":100},"problems":[],"schema":1}"#
         );
         assert_eq!(compact(&enabled()), want);
         let want = concat!(
-            r#"{"cgroup":null,"counters":null,"enabled":false,"module":{"loaded":false,"ring_kbytes":null},"#,
+            r#"{"busy_poll_sysctl":null,"cgroup":null,"counters":null,"enabled":false,"module":{"loaded":false,"ring_kbytes":null},"#,
             r#""policy":null,"problems":[],"schema":1}"#
         );
         assert_eq!(compact(&disabled()), want);

@@ -162,7 +162,7 @@ unsafe extern "C" {
     pub(crate) fn ts_chunk_free(chunk: *mut u8, bytes: usize);
 
     /// Socket locked, within the sock_ops program.
-    pub(crate) fn ts_install(sk: *mut Sock, ep: *mut c_void);
+    pub(crate) fn ts_install(sk: *mut Sock, ep: *mut c_void, busy_polls: bool);
     pub(crate) fn ts_endpoint_sock(ep: *mut c_void) -> *mut Sock;
     /// Acquire.
     pub(crate) fn ts_endpoint_link(ep: *const c_void) -> c_ulong;
@@ -285,6 +285,9 @@ unsafe extern "C" {
     pub(crate) fn ts_busy_poll_us(sk: *const Sock) -> u32;
     pub(crate) fn ts_clock_us() -> u64;
     pub(crate) fn ts_must_stop_spinning() -> bool;
+    pub(crate) fn ts_is_alone_here() -> bool;
+    pub(crate) fn ts_spin_us() -> u32;
+    pub(crate) fn ts_cpu() -> u32;
 
     pub(crate) fn ts_stat_add(counter: c_uint, value: u64);
     pub(crate) fn ts_stat_sum(counter: c_uint) -> u64;

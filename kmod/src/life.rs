@@ -116,8 +116,9 @@ impl<'a> Kernel for Linux<'a> {
     }
 
     fn install(&self, sk: *mut Sock, ep: Ep<'a>) {
+        let busy_polls = self.marks(ep).wishes().busy_poll_us != 0;
         // SAFETY: locked, within the program; `screen` saw both slots empty.
-        unsafe { ffi::ts_install(sk, ep.0) }
+        unsafe { ffi::ts_install(sk, ep.0, busy_polls) }
     }
 
     fn pair_alloc(&self) -> Option<NonNull<Pair>> {

@@ -113,4 +113,5 @@ extern "C" fn tcp_splice_show_lane(
     let (wakes, stalls) = lane.wakes_and_stalls();
     fields.number(c"wakes=", u64::from(wakes));
     fields.number(c"stalls=", u64::from(stalls));
+    fields.number(c"spun_us=", lane.spun_us());
 }

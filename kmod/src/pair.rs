@@ -29,12 +29,16 @@ use tcp_splice_core::life::{Ends, Wishes};
 use tcp_splice_core::park::{Turn, Watch};
 use tcp_splice_core::reason::Reason;
 use tcp_splice_core::span::Supply;
+use tcp_splice_core::spin::Spin;
 
 /// Bytes published, or given back, at a time: the reader copies while the sender still writes.
 pub(crate) const PIECE: u64 = 8192;
 
 /// A ring grows up to this many bytes; beyond it stands the largest `ring_kbytes`.
 const GROWN_MAX: u64 = 16 << 20;
+
+/// No processor.
+const NOWHERE: u32 = u32::MAX;
 
 /// No count of bytes.
 const NEVER: u64 = u64::MAX;
@@ -50,6 +54,20 @@ struct Sending {
     /// (under the send lock).
     seen: AtomicU64,
     rested: AtomicU64,
+}
+
+/// The lines that are the receiver's own.
+#[repr(align(64))]
+struct Receiving {
+    rx: UnsafeCell<Rx>,
+    /// What follows is changed outside the lock: threads that share the socket may lose a change, which costs a guess.
+    ///
+    /// A [`Spin`].
+    spin: AtomicU32,
+    /// A thread spins by it. Others sleep: one of them at most would get the answer.
+    is_spun: AtomicBool,
+    /// Microseconds spun without a budget, as `/proc/net/tcp_splice` shows them.
+    spun_us: AtomicU64,
 }
 
 /// Only one writer at a time.
@@ -75,7 +93,6 @@ pub(crate) struct Tx {
 }
 
 /// What the receiver knows; behind the lane's receive lock.
-#[repr(align(64))]
 pub(crate) struct Rx {
     /// Equals the `cons` word's byte count.
     pub(crate) cons: u64,
@@ -111,10 +128,14 @@ pub(crate) struct Lane {
     watch: Watch,
     /// State of the guess whether to wake it early (`core::ahead`). A hint.
     ahead: AtomicU32,
+    /// The processor on which the sender published last; `NOWHERE` before. A hint.
+    cpu: AtomicU32,
+    /// The receiver spins without having been told to, or did so and the answer came. A hint.
+    pub(crate) spins: AtomicBool,
     /// Why the ring was left last; written by the sender, under its lock.
     reason: AtomicU8,
     sending: Sending,
-    rx: UnsafeCell<Rx>,
+    receiving: Receiving,
 }
 
 /// The two ends of one connection.
@@ -144,6 +165,8 @@ impl Lane {
             parked: AtomicBool::new(false),
             watch: Watch::new(),
             ahead: AtomicU32::new(0),
+            cpu: AtomicU32::new(NOWHERE),
+            spins: AtomicBool::new(false),
             reason: AtomicU8::new(Reason::None as u8),
             sending: Sending {
                 tx: UnsafeCell::new(Tx {
@@ -159,10 +182,15 @@ impl Lane {
                 seen: AtomicU64::new(0),
                 rested: AtomicU64::new(0),
             },
-            rx: UnsafeCell::new(Rx {
-                cons: 0,
-                settled: None,
-            }),
+            receiving: Receiving {
+                rx: UnsafeCell::new(Rx {
+                    cons: 0,
+                    settled: None,
+                }),
+                spin: AtomicU32::new(Spin::NEW.to_word()),
+                is_spun: AtomicBool::new(false),
+                spun_us: AtomicU64::new(0),
+            },
         }
     }
 
@@ -282,6 +310,11 @@ impl Lane {
 
     /// Sender: something was published.
     pub(crate) fn published(&self) {
+        // SAFETY: no requirements.
+        let cpu = unsafe { ffi::ts_cpu() };
+        if self.cpu.load(Ordering::Relaxed) != cpu {
+            self.cpu.store(cpu, Ordering::Relaxed);
+        }
         if self.watch.published() {
             self.judge_wake(true);
         }
@@ -309,6 +342,46 @@ impl Lane {
             seen.store(prod, Ordering::Relaxed);
         }
         unchanged && rested.load(Ordering::Relaxed) != prod && self.cursors.cons() == prod
+    }
+
+    /// Receiver: did the sender publish on another processor than this one when it did so last?
+    pub(crate) fn comes_from_elsewhere(&self) -> bool {
+        let cpu = self.cpu.load(Ordering::Relaxed);
+        // SAFETY: no requirements.
+        cpu != NOWHERE && cpu != unsafe { ffi::ts_cpu() }
+    }
+
+    /// Receiver: this thread will spin; `false` if another one does.
+    pub(crate) fn begin_spin(&self) -> bool {
+        !self.receiving.is_spun.swap(true, Ordering::Relaxed)
+    }
+
+    /// Receiver: it does no more.
+    pub(crate) fn end_spin(&self) {
+        self.receiving.is_spun.store(false, Ordering::Relaxed);
+    }
+
+    /// Receiver: what it has learnt of how long to spin.
+    pub(crate) fn spin(&self) -> Spin {
+        Spin::from_word(self.receiving.spin.load(Ordering::Relaxed))
+    }
+
+    /// Receiver: it has learnt more, and has spun for so long.
+    pub(crate) fn learn_to_spin(&self, spin: Spin, spun_us: u64) {
+        let Receiving {
+            spin: word,
+            spun_us: sum,
+            ..
+        } = &self.receiving;
+        word.store(spin.to_word(), Ordering::Relaxed);
+        if spun_us != 0 {
+            sum.store(sum.load(Ordering::Relaxed).wrapping_add(spun_us), Ordering::Relaxed);
+        }
+    }
+
+    /// Microseconds that the receiver has spun without a budget.
+    pub(crate) fn spun_us(&self) -> u64 {
+        self.receiving.spun_us.load(Ordering::Relaxed)
     }
 
     /// How long the receiver spins before it sleeps, in microseconds.
@@ -531,6 +604,12 @@ impl<'a> Link<'a> {
         unsafe { ffi::ts_lane_is_locked(self.pair().as_ptr().cast(), (self.side as c_uint) ^ 1) }
     }
 
+    /// The other end has read everything and sleeps in recv() for more: it will not answer before it gets some. A hint.
+    pub(crate) fn peer_awaits_us(self) -> bool {
+        let lane = self.outbound();
+        lane.parked.load(Ordering::Relaxed) && lane.cursors.prod().bytes == lane.cursors.cons()
+    }
+
     /// Is the other end inside recv() right now, not asleep for bytes? A hint.
     pub(crate) fn peer_is_receiving(self) -> bool {
         // SAFETY: the pair is alive for 'a.
@@ -586,12 +665,12 @@ impl<'a> Link<'a> {
     /// Takes the receive lock of the inbound lane if it can be had soon. Sleeps.
     pub(crate) fn try_lock_rx(self) -> Option<Guard<'a, Rx>> {
         let which = (self.side as c_uint) | 2;
-        Guard::try_lock(self.pair, which, &self.inbound().rx, true)
+        Guard::try_lock(self.pair, which, &self.inbound().receiving.rx, true)
     }
 
     /// Takes the receive lock of the inbound lane. Sleeps.
     pub(crate) fn lock_rx(self) -> Guard<'a, Rx> {
-        Guard::lock(self.pair, (self.side as c_uint) | 2, &self.inbound().rx)
+        Guard::lock(self.pair, (self.side as c_uint) | 2, &self.inbound().receiving.rx)
     }
 }
 

@@ -411,7 +411,7 @@ impl<'a> Recv<'a> {
 
     /// Spins, then sleeps, until something differs from `look`. No lane lock held. Returns the jiffies left.
     fn wait(&mut self, look: &Look, timeout: c_long) -> c_long {
-        if self.spin_while_sending(look) || self.spin(look) {
+        if self.spin_while_sending(look) || self.spin(look) || self.spin_as_learnt(look) {
             return timeout;
         }
         self.lane.parked.store(true, Ordering::Relaxed);
@@ -443,8 +443,69 @@ impl<'a> Recv<'a> {
     /// Busy polls within the connection's budget; `true` if something came.
     fn spin(&self, look: &Look) -> bool {
         let budget = u64::from(self.lane.busy_poll_us(self.sk));
-        let changed = || (Look::at(self.sk, self.lane) != *look).then_some(true);
-        budget > 0 && self.spin_for(budget, look, changed)
+        budget > 0 && self.spin_for(budget, look, || self.has_news(look))
+    }
+
+    /// Something differs from `look`, or the lane was handed back: then there is nothing to wait for here.
+    fn has_news(&self, look: &Look) -> Option<bool> {
+        (Look::at(self.sk, self.lane) != *look || self.is_for_tcp()).then_some(true)
+    }
+
+    /// Spins for as long as answers have taken lately, on a processor that nobody else wants, while the other end may answer on another one;
+    /// `true` if something came.
+    fn spin_as_learnt(&self, look: &Look) -> bool {
+        let lane = self.lane;
+        // SAFETY: no requirements.
+        let max = unsafe { ffi::ts_spin_us() };
+        if max == 0 || lane.busy_poll_us(self.sk) != 0 || !lane.comes_from_elsewhere() {
+            return false;
+        }
+        // SAFETY: no requirements.
+        if !unsafe { ffi::ts_is_alone_here() } || !lane.begin_spin() {
+            return false;
+        }
+        let came = self.spin_within(look, max);
+        lane.end_spin();
+        came
+    }
+
+    /// The same, when this is the one thread that may spin.
+    fn spin_within(&self, look: &Look, max: u32) -> bool {
+        let lane = self.lane;
+        let both = self.link.outbound().spins.load(Ordering::Relaxed);
+        let (budget, spin) = lane.spin().plan(both, max);
+        if budget == 0 {
+            lane.learn_to_spin(spin, 0);
+            return false;
+        }
+        let was_spinning = lane.spins.load(Ordering::Relaxed);
+        if !was_spinning {
+            lane.spins.store(true, Ordering::Relaxed);
+        }
+        // SAFETY: no requirements.
+        let start = unsafe { ffi::ts_clock_us() };
+        let end = || {
+            // SAFETY: no requirements.
+            if self.link.peer_awaits_us() || !unsafe { ffi::ts_is_alone_here() } {
+                return Some(false);
+            }
+            self.has_news(look)
+        };
+        let came = self.spin_for(u64::from(budget), look, end);
+        // SAFETY: no requirements.
+        let spun = unsafe { ffi::ts_clock_us() }.wrapping_sub(start);
+        let us = u32::try_from(spun).unwrap_or(u32::MAX);
+        let learnt = match came {
+            true => spin.hit(us),
+            false if us >= budget => spin.miss(),
+            // Nothing was learnt of how long an answer takes.
+            false => spin,
+        };
+        lane.learn_to_spin(learnt, spun);
+        if !came {
+            lane.spins.store(false, Ordering::Relaxed);
+        }
+        came
     }
 
     /// Spins until bytes come (`true`), the time is over, the task is wanted elsewhere, or `end`, asked now and then, has an answer.

@@ -18,6 +18,14 @@ pub const RING_KBYTES: &str = "/sys/module/tcp_splice/parameters/ring_kbytes";
 /// Module parameter: most memory of all rings in MiB, 0 for the default.
 pub const MEMORY_MBYTES: &str = "/sys/module/tcp_splice/parameters/memory_mbytes";
 
+/// Module parameter: how long a receive spins of its own accord at most, in microseconds.
+pub const SPIN_US: &str = "/sys/module/tcp_splice/parameters/spin_us";
+/// What it is by default.
+pub const SPIN_US_DEFAULT: &str = "50";
+
+/// How long the kernel spins in epoll, poll and select, in microseconds.
+pub const BUSY_POLL: &str = "/proc/sys/net/core/busy_poll";
+
 /// Loads the module; already loaded is fine.
 pub fn load() -> Result<()> {
     run(&["modprobe", "tcp_splice"]).map(drop)
@@ -62,6 +70,14 @@ pub fn restore() -> Result<()> {
     load()?;
     std::fs::write(RING_KBYTES, "64")?;
     std::fs::write(MEMORY_MBYTES, "0")?;
+    std::fs::write(SPIN_US, SPIN_US_DEFAULT)?;
+    disable()?;
+    if let Err(error) = std::fs::write(BUSY_POLL, "0") {
+        anyhow::ensure!(
+            error.kind() == std::io::ErrorKind::NotFound,
+            "{BUSY_POLL}: {error}"
+        );
+    }
     enable(&[])
 }
 

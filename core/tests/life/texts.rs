@@ -89,7 +89,7 @@ const TEXTS: &[(&str, &str, u64)] = &[
     (
         "static noinline int ts_try_recvmsg(",
         PROTO,
-        0x42802e6b7e783907,
+        0xdf7aac59f0667685,
     ),
     ("static void ts_unhash(", PROTO, 0xf7bc04208f45fcab),
     (
@@ -100,7 +100,7 @@ const TEXTS: &[(&str, &str, u64)] = &[
     ("static void ts_close(", PROTO, 0xf8971c128dffe001),
     ("static int ts_disconnect(", PROTO, 0xea7bf77fb5c228bc),
     ("void ts_uninstall_protocol(", PROTO, 0x7d4baba4ab0067a7),
-    ("void ts_install(", PROTO, 0xc7d7f387ac627c7c),
+    ("void ts_install(", PROTO, 0x05764ddfb2bfb642),
     ("void ts_clear_user_data(", PROTO, 0x9c37ae47b7dd9215),
     ("static void ts_ulp_release(", PROTO, 0x4aeecd0076bbc47c),
     ("pub(crate) fn close_lanes(", TEARDOWN, 0x5a619cf539080c27),

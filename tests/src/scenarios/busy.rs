@@ -1,22 +1,38 @@
 // SPDX-License-Identifier: GPL-2.0-only
 //! Busy polling changes how long a receive takes and nothing else.
 
+use std::fs;
 use std::net::{Shutdown, TcpStream};
+use std::os::fd::AsFd;
+use std::sync::mpsc;
 use std::thread;
 use std::time::{Duration, Instant};
 
-use anyhow::{Result, ensure};
+use anyhow::{Context, Result, ensure};
+use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
+use nix::sched::{CpuSet, sched_setaffinity};
+use nix::sys::select::{FdSet, select};
+use nix::unistd::Pid;
 use tcp_splice_world::pattern::Pattern;
 use tcp_splice_world::policy;
+use tcp_splice_world::program::run;
 
 use crate::asleep::Asleep;
-use crate::env::{Claim, Conn, Env};
+use crate::env::{Claim, Conn, Env, SOON};
 use crate::scenario::Scenario;
+use crate::scenarios::list::listed;
+use crate::scenarios::ready::Watch;
 use crate::sys;
 
 pub const ALL: &[Scenario] = &[
     Scenario::each("by_socket_option", by_socket_option),
     Scenario::each("by_policy", by_policy).reconfigures(),
+    Scenario::each("in_epoll", in_epoll).reconfigures(),
+    Scenario::each("in_epoll_by_edges", in_epoll_by_edges).reconfigures(),
+    Scenario::each("in_poll", in_poll).reconfigures(),
+    Scenario::each("in_select", in_select).reconfigures(),
+    Scenario::each("as_learnt", as_learnt).reconfigures(),
+    Scenario::one("sysctl_is_put_back", sysctl_is_put_back).reconfigures(),
     Scenario::each(
         "long_budget_ends_for_everything",
         long_budget_ends_for_everything,
@@ -102,4 +118,215 @@ fn long_budget_ends_for_everything(env: &Env) -> Result<Claim> {
         );
     }
     Ok(Claim::ring(4).pairs(4))
+}
+
+/// As long as the kernel is told to spin: few who spin go to sleep because the machine is slow.
+const LONG: &str = "10000";
+
+const MESSAGES: u64 = 40;
+
+/// How often the thread that waits is looked at before each message, at most; the kernel spins for 10 ms.
+const LOOKS: u32 = 5;
+
+/// Under a policy with a budget, a thread that waits for messages with `wait` is found running, not asleep.
+fn spins(env: &Env, wait: fn(&TcpStream) -> Result<Wait>) -> Result<Claim> {
+    policy::enable(&["--busy-poll-us", LONG])?;
+    let Conn { client, server } = env.conn()?;
+    let (tell, told) = mpsc::channel();
+    let answer = thread::spawn(move || -> Result<()> {
+        tell.send(sys::thread_id())?;
+        let wait = wait(&server)?;
+        for message in 0..MESSAGES {
+            wait.readable(&server)?;
+            PATTERN.read(&server, message, 1)?;
+            PATTERN.write(&server, message, 1)?;
+        }
+        Ok(())
+    });
+    let id = told.recv().context("failed to learn the thread's id")?;
+    let mut running = 0;
+    for message in 0..MESSAGES {
+        for _ in 0..LOOKS {
+            // By now it waits, if the machine is not very slow; and if it is, it is most often seen again.
+            thread::sleep(Duration::from_millis(1));
+            if is_running(id)? {
+                running += 1;
+                break;
+            }
+        }
+        PATTERN.write(&client, message, 1)?;
+        PATTERN.read(&client, message, 1)?;
+    }
+    answer.join().expect("answering thread panicked")?;
+    ensure!(
+        running > MESSAGES / 2,
+        "the thread that waits was running before {running} of {MESSAGES} messages"
+    );
+    policy::enable(&[])?;
+    Ok(Claim::ring(2 * MESSAGES as usize))
+}
+
+fn is_running(thread: i32) -> Result<bool> {
+    let stat = fs::read_to_string(format!("/proc/self/task/{thread}/stat"))?;
+    Ok(stat
+        .rsplit(')')
+        .next()
+        .is_some_and(|rest| rest.starts_with(" R")))
+}
+
+/// A way to wait for a socket.
+enum Wait {
+    Epoll(Watch),
+    Poll,
+    Select,
+}
+
+impl Wait {
+    fn readable(&self, socket: &TcpStream) -> Result<()> {
+        let ready = match self {
+            Self::Epoll(watch) => watch.events(SOON)? == libc::EPOLLIN,
+            Self::Poll => {
+                let mut polled = [PollFd::new(socket.as_fd(), PollFlags::POLLIN)];
+                poll(&mut polled, PollTimeout::try_from(SOON)?)? == 1
+                    && polled[0].revents() == Some(PollFlags::POLLIN)
+            }
+            Self::Select => {
+                let mut set = FdSet::new();
+                set.insert(socket.as_fd());
+                select(None, &mut set, None, None, None)? == 1
+            }
+        };
+        ensure!(ready, "not readable, or more than that");
+        Ok(())
+    }
+}
+
+fn in_epoll(env: &Env) -> Result<Claim> {
+    spins(env, |socket| {
+        Ok(Wait::Epoll(Watch::level(socket, libc::EPOLLIN)?))
+    })
+}
+
+fn in_epoll_by_edges(env: &Env) -> Result<Claim> {
+    spins(env, |socket| {
+        Ok(Wait::Epoll(Watch::edge(socket, libc::EPOLLIN)?))
+    })
+}
+
+fn in_poll(env: &Env) -> Result<Claim> {
+    spins(env, |_| Ok(Wait::Poll))
+}
+
+fn in_select(env: &Env) -> Result<Claim> {
+    spins(env, |_| Ok(Wait::Select))
+}
+
+/// The tool raises net.core.busy_poll for a policy with a budget, says so, and puts it back; but not what somebody else has set.
+fn sysctl_is_put_back(_env: &Env) -> Result<Claim> {
+    let set = |us: u32| {
+        fs::write(policy::BUSY_POLL, us.to_string()).with_context(|| policy::BUSY_POLL.to_owned())
+    };
+    let is = |want: u32, when: &str| -> Result<()> {
+        let us = fs::read_to_string(policy::BUSY_POLL)?;
+        ensure!(us.trim() == want.to_string(), "{} {when}", us.trim());
+        Ok(())
+    };
+    let with_budget = |us: &str| policy::enable(&["--busy-poll-us", us]);
+    is(0, "to begin with")?;
+    with_budget("50")?;
+    is(50, "with a budget of 50")?;
+    let status = run(&[policy::CTL, "status"])?;
+    ensure!(status.contains("50 us (0 before"), "status says {status}");
+    with_budget("70")?;
+    is(70, "with a budget of 70")?;
+    policy::enable(&[])?;
+    is(0, "without a budget")?;
+    with_budget("50")?;
+    policy::disable()?;
+    is(0, "after disable")?;
+    set(30)?;
+    with_budget("20")?;
+    is(30, "with a budget below what was set")?;
+    with_budget("50")?;
+    is(50, "with a budget above what was set")?;
+    policy::disable()?;
+    is(30, "after disable, as it was set")?;
+    with_budget("50")?;
+    set(60)?;
+    policy::disable()?;
+    is(60, "after disable, as it was set meanwhile")?;
+    set(0)?;
+    policy::enable(&[])?;
+    is(0, "at the end")?;
+    Ok(Claim::untouched())
+}
+
+/// Only this processor for the calling thread.
+fn stay_on(cpu: usize) -> Result<()> {
+    let mut set = CpuSet::new();
+    set.set(cpu)?;
+    Ok(sched_setaffinity(Pid::from_raw(0), &set)?)
+}
+
+/// Round trips that are looked at together.
+const LOOK: u64 = 500;
+
+/// What the list says of both ends.
+fn both(port: u16, field: &str) -> Result<[u64; 2]> {
+    let listed = listed(port)?;
+    Ok(["client", "server"].map(|end| listed[end][field].as_u64().unwrap_or(0)))
+}
+
+/// Round trips between two processors, until `rounds` are over or, of some in a row, at each end most answers found it spinning without
+/// having been told to. Returns whether they did, and how long the ends have spun.
+fn answers(env: &Env, rounds: u64) -> Result<(bool, [u64; 2])> {
+    let Conn { client, server } = env.conn()?;
+    let port = client.local_addr()?.port();
+    let answer = thread::spawn(move || -> Result<()> {
+        stay_on(1)?;
+        let mut byte = [0];
+        while sys::recv(&server, &mut byte, 0)? == 1 {
+            sys::send(&server, &byte, 0)?;
+        }
+        Ok(())
+    });
+    let ask = thread::spawn(move || -> Result<(bool, [u64; 2])> {
+        stay_on(0)?;
+        let mut woken = both(port, "wakes")?;
+        let mut caught = false;
+        for round in 0..rounds {
+            PATTERN.write(&client, round, 1)?;
+            PATTERN.read(&client, round, 1)?;
+            if round % LOOK == LOOK - 1 {
+                let now = both(port, "wakes")?;
+                caught = (0..2).all(|end| now[end] - woken[end] < LOOK / 2);
+                woken = now;
+            }
+            if caught {
+                break;
+            }
+        }
+        let spun = both(port, "spun_us")?;
+        client.shutdown(Shutdown::Write)?;
+        Ok((caught, spun))
+    });
+    let result = ask.join().expect("asking thread panicked")?;
+    answer.join().expect("answering thread panicked")?;
+    Ok(result)
+}
+
+/// Without a budget, ends that answer each other at once learn to spin; but not when that is switched off.
+fn as_learnt(env: &Env) -> Result<Claim> {
+    let (caught, spun) = answers(env, 100 * LOOK)?;
+    ensure!(
+        caught,
+        "most answers found nobody spinning: {spun:?} us in all"
+    );
+    ensure!(spun.iter().all(|&us| us > 0), "spun for {spun:?} us");
+    fs::write(policy::SPIN_US, "0")?;
+    let result = answers(env, 4 * LOOK);
+    fs::write(policy::SPIN_US, policy::SPIN_US_DEFAULT)?;
+    let (_, spun) = result?;
+    ensure!(spun == [0, 0], "spun for {spun:?} us although switched off");
+    Ok(Claim::ring(8 * LOOK as usize).pairs(2))
 }

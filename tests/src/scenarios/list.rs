@@ -29,8 +29,8 @@ const PATTERN: Pattern = Pattern::new(37);
 const LENGTH: usize = 20_000;
 const LIST: &str = "/proc/net/tcp_splice";
 
-/// The one connection of this port.
-fn listed(port: u16) -> Result<Value> {
+/// The one connection of this port, as `tcp-splice-ctl list --json` has it.
+pub fn listed(port: u16) -> Result<Value> {
     let text = run(&[CTL, "list", "--json", "--ports", &port.to_string()])?;
     let mut json: Value = serde_json::from_str(&text).context("failed to read the list")?;
     ensure!(json["schema"] == 1, "schema {}", json["schema"]);
