@@ -3,6 +3,7 @@
 //!
 //! (splice(2) has no buffer, and vmsplice(2) waits for its pages before they come to a socket.)
 
+use std::fs;
 use std::io::{self, ErrorKind, Read};
 use std::net::{Shutdown, TcpStream};
 use std::sync::Arc;
@@ -15,6 +16,7 @@ use nix::unistd::Pid;
 use socket2::SockRef;
 use tcp_splice_world::absent::{Absent, PAGE};
 use tcp_splice_world::asleep::Asleep;
+use tcp_splice_world::counters::Counters;
 use tcp_splice_world::pattern::Pattern;
 use tcp_splice_world::policy::CTL;
 use tcp_splice_world::program::run;
@@ -126,11 +128,27 @@ fn strike(env: &Env, blow: Blow, own: &TcpStream, peer: &mut Option<TcpStream>) 
             }
         }
         Blow::Drain | Blow::FaultInDrain if env.spliced() => {
+            meet_the_stuck_call()?;
             others.push(Asleep::start(|| run(&[CTL, "drain"]).map(drop))?);
         }
         Blow::Drain | Blow::FaultInDrain => {}
     }
     Ok(others)
+}
+
+/// A drain meets the stuck call: it lets go of the other end, and says each time that one is left.
+fn meet_the_stuck_call() -> Result<()> {
+    let before = Counters::read()?.get("drained")?;
+    wait_until("the other end to be drained", || {
+        let error = fs::write("/proc/net/tcp_splice_drain", "\n")
+            .err()
+            .context("a drain did not meet the stuck call")?;
+        ensure!(
+            error.kind() == ErrorKind::WouldBlock,
+            "a drain that met a stuck call failed: {error}"
+        );
+        Ok(Counters::read()?.get("drained")? == before + 1)
+    })
 }
 
 fn ignore(_: io::Result<usize>) -> Result<()> {
