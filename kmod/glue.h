@@ -195,8 +195,6 @@ bool ts_wake_ahead(struct sock *const *slot, bool pollers);
 bool ts_is_in_a_batch(void);
 bool ts_base_reader_asleep(struct sock *const *slot);
 void ts_kick_base_reader(struct sock *sk);
-#define TS_BUSY_POLL_US_MAX	1000000U	/* core::abi */
-#define TS_SPIN_US_MAX		1000U
 u32 ts_busy_poll_us(const struct sock *sk);
 u64 ts_clock_us(void);
 bool ts_must_stop_spinning(void);

@@ -280,11 +280,10 @@ void ts_kick_base_reader(struct sock *sk)
 	rcu_read_unlock();
 }
 
-/* Any process may ask for more; a spin keeps ts_calls. */
 u32 ts_busy_poll_us(const struct sock *sk)
 {
 #ifdef CONFIG_NET_RX_BUSY_POLL
-	return min(READ_ONCE(sk->sk_ll_usec), TS_BUSY_POLL_US_MAX);
+	return READ_ONCE(sk->sk_ll_usec);
 #else
 	return 0;
 #endif
@@ -313,6 +312,7 @@ u32 ts_cpu(void)
 }
 
 /* Sleeping and waking take some microseconds, and some tens where a processor has gone into deep sleep. */
+#define TS_SPIN_US_MAX 1000
 static unsigned int ts_spin_us_max __read_mostly = 50;
 
 static int ts_param_set_spin_us(const char *val, const struct kernel_param *kp)

@@ -21,6 +21,7 @@ use core::mem::{align_of, size_of};
 use core::ops::{Deref, DerefMut};
 use core::ptr::{self, NonNull};
 use core::sync::atomic::{AtomicBool, AtomicPtr, AtomicU8, AtomicU32, AtomicU64, Ordering, fence};
+use tcp_splice_core::abi::BUSY_POLL_US_MAX;
 use tcp_splice_core::ahead;
 use tcp_splice_core::cursors::Cursors;
 use tcp_splice_core::handoff::{Handoff, Use};
@@ -387,8 +388,9 @@ impl Lane {
     /// How long the receiver spins before it sleeps, in microseconds.
     pub(crate) fn busy_poll_us(&self, sk: *const Sock) -> u32 {
         match self.busy_poll_us.load(Ordering::Relaxed) {
+            // Any process may ask for more, and a spin keeps a read section of `ts_calls` open.
             // SAFETY: the caller's own socket.
-            0 => unsafe { ffi::ts_busy_poll_us(sk) },
+            0 => unsafe { ffi::ts_busy_poll_us(sk) }.min(BUSY_POLL_US_MAX),
             budget => budget,
         }
     }
