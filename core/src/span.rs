@@ -6,30 +6,38 @@
 //! its number modulo the number of slots. When the receiver is through with a chunk, the sender takes its memory out of the slot
 //! and puts it into that of a later chunk ([`Supply`]). So a ring holds no more memory than what is under way needs, a table can
 //! be replaced by a larger one, and memory can leave the ring.
+//!
+//! The first bytes of a stream have a small memory of their own, the head: most connections are short, and the kernel may clear all
+//! memory that it hands out. The same bytes of chunk 0 stay unused.
 
 /// Size of a ring, of its chunks and of its table, all powers of two.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Geometry {
     capacity_log2: u32,
     chunk_log2: u32,
+    head_bytes: u64,
 }
 
-/// A run of bytes within one chunk.
+/// The head's number, beyond those of all chunks.
+pub const HEAD: u64 = u64::MAX;
+
+/// A run of bytes within one chunk, or within the head.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Span {
-    /// The chunk's number.
+    /// The chunk's number, or [`HEAD`].
     pub chunk: u64,
-    /// Offset within the chunk, in bytes.
+    /// Offset within it, in bytes.
     pub offset: usize,
-    /// Length in bytes; `offset + len` does not pass the chunk's end.
+    /// Length in bytes; `offset + len` does not pass its end.
     pub len: usize,
 }
 
 impl Geometry {
-    /// A ring of `1 << capacity_log2` bytes in chunks of at most `1 << chunk_log2`.
+    /// A ring of `1 << capacity_log2` bytes in chunks of at most `1 << chunk_log2`, with a head of `head_bytes`; with none if chunks are
+    /// no larger.
     ///
     /// `None` for more than 2^40 bytes: no such ring exists, and the arithmetic below need not think about it.
-    pub const fn new(capacity_log2: u32, chunk_log2: u32) -> Option<Self> {
+    pub const fn new(capacity_log2: u32, chunk_log2: u32, head_bytes: u32) -> Option<Self> {
         if capacity_log2 > 40 {
             return None;
         }
@@ -38,16 +46,24 @@ impl Geometry {
         } else {
             chunk_log2
         };
+        let head_bytes = head_bytes as u64;
         Some(Geometry {
             capacity_log2,
             chunk_log2,
+            head_bytes: if head_bytes < 1 << chunk_log2 {
+                head_bytes
+            } else {
+                0
+            },
         })
     }
 
     /// The same chunks, more of them: a ring for at least `bytes`. `None` if this one is large enough.
     pub const fn grown(self, bytes: u64) -> Option<Self> {
         match bytes.checked_next_power_of_two() {
-            Some(more) if more > self.capacity() => Geometry::new(more.ilog2(), self.chunk_log2),
+            Some(more) if more > self.capacity() => {
+                Geometry::new(more.ilog2(), self.chunk_log2, self.head_bytes as u32)
+            }
             _ => None,
         }
     }
@@ -60,6 +76,11 @@ impl Geometry {
     /// Bytes of one chunk.
     pub const fn chunk_bytes(self) -> usize {
         1usize.wrapping_shl(self.chunk_log2)
+    }
+
+    /// Bytes of the head.
+    pub const fn head_bytes(self) -> usize {
+        self.head_bytes as usize
     }
 
     /// Number of slots: unread bytes begin and end within a chunk, so there is one chunk more than fits the capacity; rounded up.
@@ -82,12 +103,17 @@ impl Geometry {
         pos & (self.chunk_bytes() as u64).wrapping_sub(1) == 0
     }
 
-    /// The first run of at most `want` bytes from stream position `pos` on: up to the chunk's end.
+    /// The first run of at most `want` bytes from stream position `pos` on: up to the end of the head or of a chunk.
     pub const fn span(self, pos: u64, want: u64) -> Span {
-        let offset = pos as usize & self.chunk_bytes().wrapping_sub(1);
-        let room = self.chunk_bytes().wrapping_sub(offset) as u64;
+        let (chunk, offset, end) = if pos < self.head_bytes {
+            (HEAD, pos as usize, self.head_bytes())
+        } else {
+            let offset = pos as usize & self.chunk_bytes().wrapping_sub(1);
+            (self.chunk(pos), offset, self.chunk_bytes())
+        };
+        let room = end.wrapping_sub(offset) as u64;
         Span {
-            chunk: self.chunk(pos),
+            chunk,
             offset,
             len: if want < room { want } else { room } as usize,
         }
@@ -150,28 +176,18 @@ mod tests {
     proptest! {
         /// Walking a run span by span visits exactly the bytes `pos..pos+len`, in order, within bounds.
         #[test]
-        fn spans_tile_the_ring(cap in 0u32..16, chunk in 0u32..16, pos: u64, len in 0u64..100_000) {
-            let pos = pos >> 2;
-            let ring = Geometry::new(cap, chunk).unwrap();
-            let mut done = 0;
-            while done < len {
-                let s = ring.span(pos + done, len - done);
-                prop_assert!(s.len > 0 && s.offset + s.len <= ring.chunk_bytes() && ring.slot(s.chunk) < ring.slots());
-                prop_assert_eq!(s.chunk * ring.chunk_bytes() as u64 + s.offset as u64, pos + done);
-                done += s.len as u64;
-                prop_assert_eq!(ring.is_border(pos + done), s.offset + s.len == ring.chunk_bytes());
-            }
-            prop_assert_eq!(done, len);
+        fn spans_tile_the_ring(cap in 0u32..16, chunk in 0u32..16, head in 0u32..5000, pos in pos(), len in 0u64..100_000) {
+            tiles(Geometry::new(cap, chunk, head).unwrap(), pos, len);
         }
 
         /// A table as the kernel's part keeps it: no slot is needed by two chunks, no memory by two slots or lost, whatever sender and
         /// receiver do, also when the table grows on the way or memory is taken out by the receiver.
         #[test]
         fn memory_moves_from_slot_to_slot(
-            cap in 2u32..6, chunk in 0u32..6, big in 0u64..600, base in base(),
+            cap in 2u32..6, chunk in 0u32..6, head in 0u32..40, big in 0u64..600, base in base(),
             ops in proptest::collection::vec((0u8..9, 1u64..50), 0..200),
         ) {
-            let mut table = Table::new(Geometry::new(cap, chunk).unwrap(), base);
+            let mut table = Table::new(Geometry::new(cap, chunk, head).unwrap(), base);
             for (op, n) in ops {
                 match op {
                     0..=3 => table.send(n),
@@ -182,6 +198,11 @@ mod tests {
                 table.check();
             }
         }
+    }
+
+    /// Any place in a stream, its beginning as often as all others.
+    fn pos() -> impl Strategy<Value = u64> {
+        prop_oneof![0u64..6000, any::<u64>().prop_map(|pos| pos >> 2)]
     }
 
     /// Where a stream stands: at its beginning, about to pass what 32 bits count, or near its end.
@@ -201,9 +222,9 @@ mod tests {
     #[test]
     fn spans_and_slots_near_the_edges() {
         for (cap, chunk) in (0..6).flat_map(|cap| (0..6).map(move |chunk| (cap, chunk))) {
-            let ring = Geometry::new(cap, chunk).unwrap();
+            let ring = Geometry::new(cap, chunk, 5).unwrap();
             let bytes = ring.chunk_bytes() as u64;
-            for edge in [64, 1 << 31, 1 << 32, 1 << 61, 1 << 62] {
+            for edge in [40, 64, 1 << 31, 1 << 32, 1 << 61, 1 << 62] {
                 for pos in edge - 40..edge + 8 {
                     tiles(ring, pos, 2 * ring.capacity());
                     assert_eq!(ring.is_border(pos), pos % bytes == 0);
@@ -220,16 +241,26 @@ mod tests {
         let mut done = 0;
         while done < len {
             let span = ring.span(pos + done, len - done);
-            let start = span.chunk * ring.chunk_bytes() as u64 + span.offset as u64;
-            assert!(start == pos + done && span.len > 0);
-            assert!(span.offset + span.len <= ring.chunk_bytes());
+            let (chunk, room) = match span.chunk {
+                HEAD => (0, ring.head_bytes()),
+                chunk => (chunk, ring.chunk_bytes()),
+            };
+            assert_eq!(
+                chunk * ring.chunk_bytes() as u64 + span.offset as u64,
+                pos + done
+            );
+            assert!(span.len > 0 && span.offset + span.len <= room);
+            assert_eq!(span.chunk == HEAD, pos + done < ring.head_bytes() as u64);
             done += span.len as u64;
+            let ends = span.chunk != HEAD && span.offset + span.len == ring.chunk_bytes();
+            assert_eq!(ring.is_border(pos + done), ends);
         }
         assert_eq!(done, len);
     }
 
     struct Table {
         geometry: Geometry,
+        head: Option<u32>,
         slots: Vec<Option<u32>>,
         supply: Supply,
         prod: u64,
@@ -244,6 +275,7 @@ mod tests {
             supply.start_at(geometry.chunk(base));
             Table {
                 geometry,
+                head: None,
                 slots: vec![None; geometry.slots()],
                 supply,
                 prod: base,
@@ -253,8 +285,19 @@ mod tests {
             }
         }
 
+        /// As Ring::head_or_alloc().
+        fn head(&mut self) {
+            if self.head.is_none() {
+                self.head = Some(self.made);
+                self.made += 1;
+            }
+        }
+
         /// As Ring::chunk_or_alloc().
         fn memory(&mut self, chunk: u64) {
+            if chunk == HEAD {
+                return self.head();
+            }
             let slot = self.geometry.slot(chunk);
             if self.supply.reaches(chunk) {
                 assert!(self.slots[slot].is_some());
@@ -265,6 +308,9 @@ mod tests {
                     && (self.supply.in_use().is_empty() || self.supply.reaches(chunk - 1))
             );
             self.supply.extend();
+            if self.cons >= self.geometry.head_bytes() as u64 {
+                self.freed.extend(self.head.take());
+            }
             while let Some(old) = self.supply.take(self.geometry, self.cons) {
                 let slot_of_old = self.geometry.slot(old);
                 if let Some(memory) = self.slots[slot_of_old].take() {
@@ -298,10 +344,14 @@ mod tests {
             let mut left = n.min(self.prod - self.cons);
             while left > 0 {
                 let span = self.geometry.span(self.cons, left);
-                let slot = self.geometry.slot(span.chunk);
-                assert!(self.slots[slot].is_some(), "no memory where bytes are");
                 self.cons += span.len as u64;
                 left -= span.len as u64;
+                if span.chunk == HEAD {
+                    assert!(self.head.is_some(), "no memory where the first bytes are");
+                    continue;
+                }
+                let slot = self.geometry.slot(span.chunk);
+                assert!(self.slots[slot].is_some(), "no memory where bytes are");
                 if frees && self.geometry.is_border(self.cons) {
                     self.freed.insert(self.slots[slot].take().unwrap());
                 }
@@ -313,6 +363,7 @@ mod tests {
             if self.prod != self.cons {
                 return;
             }
+            self.freed.extend(self.head.take());
             for chunk in self.supply.in_use() {
                 self.freed
                     .extend(self.slots[self.geometry.slot(chunk)].take());
@@ -342,12 +393,9 @@ mod tests {
 
         fn check(&self) {
             let held: Vec<u32> = self.slots.iter().flatten().copied().collect();
-            let distinct: BTreeSet<u32> = held.iter().chain(&self.freed).copied().collect();
-            assert_eq!(
-                distinct.len(),
-                held.len() + self.freed.len(),
-                "one memory in two places"
-            );
+            let all = held.iter().chain(&self.head).chain(&self.freed);
+            let distinct: BTreeSet<u32> = all.clone().copied().collect();
+            assert_eq!(distinct.len(), all.count(), "one memory in two places");
             assert_eq!(distinct.len(), self.made as usize, "memory was lost");
             let most = self.geometry.capacity() as usize / self.geometry.chunk_bytes() + 1;
             assert!(
@@ -360,12 +408,14 @@ mod tests {
 
     #[test]
     fn absurd_sizes_are_refused() {
-        assert!(Geometry::new(41, 14).is_none());
-        assert_eq!(Geometry::new(12, 14).unwrap().slots(), 2);
-        let small = Geometry::new(16, 14).unwrap();
+        assert!(Geometry::new(41, 14, 0).is_none());
+        assert_eq!(Geometry::new(12, 14, 4096).unwrap().slots(), 2);
+        assert_eq!(Geometry::new(12, 14, 4096).unwrap().head_bytes(), 0);
+        let small = Geometry::new(16, 14, 4096).unwrap();
+        assert_eq!(small.head_bytes(), 4096);
         assert_eq!(small.grown(1 << 16), None);
-        assert_eq!(small.grown((1 << 16) + 1), Geometry::new(17, 14));
-        assert_eq!(small.grown(1 << 18), Geometry::new(18, 14));
+        assert_eq!(small.grown((1 << 16) + 1), Geometry::new(17, 14, 4096));
+        assert_eq!(small.grown(1 << 18), Geometry::new(18, 14, 4096));
         assert_eq!(small.grown(u64::MAX), None);
     }
 }

@@ -5,7 +5,7 @@
 use arbitrary::Arbitrary;
 use libfuzzer_sys::fuzz_target;
 use std::collections::BTreeSet;
-use tcp_splice_core::span::{Geometry, Supply};
+use tcp_splice_core::span::{Geometry, HEAD, Supply};
 
 #[derive(Arbitrary, Debug)]
 enum Op {
@@ -17,6 +17,7 @@ enum Op {
 
 struct Table {
     geometry: Geometry,
+    head: Option<u32>,
     slots: Vec<Option<u32>>,
     supply: Supply,
     prod: u64,
@@ -27,12 +28,22 @@ struct Table {
 
 impl Table {
     fn memory(&mut self, chunk: u64) {
+        if chunk == HEAD {
+            if self.head.is_none() {
+                self.head = Some(self.made);
+                self.made += 1;
+            }
+            return;
+        }
         let slot = self.geometry.slot(chunk);
         if self.supply.reaches(chunk) {
             assert!(self.slots[slot].is_some(), "no memory where bytes go");
             return;
         }
         self.supply.extend();
+        if self.cons >= self.geometry.head_bytes() as u64 {
+            self.freed.extend(self.head.take());
+        }
         let mut found = None;
         while let Some(old) = self.supply.take(self.geometry, self.cons) {
             found = self.slots[self.geometry.slot(old)].take();
@@ -67,13 +78,17 @@ impl Table {
                 let mut left = (self.prod - self.cons).min(n.into());
                 while left > 0 {
                     let span = self.geometry.span(self.cons, left);
-                    let slot = self.geometry.slot(span.chunk);
-                    assert!(self.slots[slot].is_some(), "no memory where bytes are");
+                    let memory = match span.chunk {
+                        HEAD => self.head,
+                        chunk => self.slots[self.geometry.slot(chunk)],
+                    };
+                    assert!(memory.is_some(), "no memory where bytes are");
                     self.cons += span.len as u64;
                     left -= span.len as u64;
                 }
             }
             Op::Rest if self.prod == self.cons => {
+                self.freed.extend(self.head.take());
                 for chunk in self.supply.in_use() {
                     self.freed
                         .extend(self.slots[self.geometry.slot(chunk)].take());
@@ -100,27 +115,29 @@ impl Table {
             }
         }
         let held: Vec<u32> = self.slots.iter().flatten().copied().collect();
-        let all: BTreeSet<u32> = held.iter().chain(&self.freed).copied().collect();
+        let places = held.iter().chain(&self.head).chain(&self.freed);
+        let all: BTreeSet<u32> = places.clone().copied().collect();
         assert_eq!(
             all.len(),
-            held.len() + self.freed.len(),
+            places.count(),
             "one memory in two places"
         );
         assert_eq!(all.len(), self.made as usize, "memory is lost");
     }
 }
 
-fuzz_target!(|input: (u8, u8, u64, Vec<Op>)| {
-    let (capacity, chunk, base, ops) = input;
-    let Some(geometry) = Geometry::new((capacity % 12).into(), (chunk % 12).into()) else {
+fuzz_target!(|input: (u8, u8, u8, u64, Vec<Op>)| {
+    let (capacity, chunk, head, base, ops) = input;
+    let Some(geometry) = Geometry::new((capacity % 12).into(), (chunk % 12).into(), head.into()) else {
         unreachable!("small rings exist");
     };
-    // A connection does not get further than this.
-    let base = base >> 3;
+    // A connection does not get further than this; and one in two is at its beginning.
+    let base = if base % 2 == 0 { 0 } else { base >> 3 };
     let mut supply = Supply::new();
     supply.start_at(geometry.chunk(base));
     let mut table = Table {
         geometry,
+        head: None,
         slots: vec![None; geometry.slots()],
         supply,
         prod: base,

@@ -1,14 +1,17 @@
 // SPDX-License-Identifier: GPL-2.0-only
 //! The ring's memory: a table of chunks, each allocated when the sender first reaches it, and used again when the receiver is
-//! through with it (`core::span`).
+//! through with it; and a page for the first bytes of the stream, the head (`core::span`).
 //!
 //! Only the sender allocates, in process context, charged to its memory cgroup. Chunks are not zeroed: a reader can only reach
-//! bytes that were published, and those were written.
+//! bytes that were published, and those were written. But a kernel with `init_on_alloc` clears what it hands out, which costs a short
+//! connection more than its bytes: hence the head.
 //!
 //! A chunk whose pages were lent to a pipe (splice(2)) is not written again while the pipe has them: the sender puts it aside, or leaves
 //! it to the pipe when too many are out.
 //!
 //! # Who may touch a slot
+//!
+//! The head's is used like a chunk's, but only the sender empties it: when it takes memory for another chunk and `cons` is past the head.
 //!
 //! The receiver, those of chunks between `cons` and `prod`: to read them and, in a grown ring, to empty the slot of a chunk before it
 //! gives the chunk's last byte back. The sender, all others. A table that was replaced by a larger one is never written again, and
@@ -22,16 +25,19 @@ use core::ptr::{self, NonNull};
 use core::slice;
 use core::sync::atomic::{AtomicBool, AtomicPtr, Ordering};
 use tcp_splice_core::cursors::Cursors;
-use tcp_splice_core::span::{Geometry, Span, Supply};
+use tcp_splice_core::span::{Geometry, HEAD, Span, Supply};
 
 /// Chunks are at most 16 KiB: order 2, which the page allocator hands out without compaction.
 const CHUNK_LOG2: u32 = 14;
+
+/// A page: pipes are lent no less.
+const HEAD_BYTES: u32 = 4096;
 
 /// Header of the allocation; `geometry.slots()` pointers follow it.
 ///
 /// # Invariants
 ///
-/// Each pointer that follows is null or a chunk of `geometry.chunk_bytes()` bytes.
+/// Each pointer that follows is null or a chunk of `geometry.chunk_bytes()` bytes; `head` is null or has `geometry.head_bytes()`.
 #[repr(C)]
 pub(crate) struct Ring {
     geometry: Geometry,
@@ -39,6 +45,7 @@ pub(crate) struct Ring {
     limit: u64,
     /// The table that this one replaced.
     smaller: Option<NonNull<Ring>>,
+    head: AtomicPtr<u8>,
     chunks: [AtomicPtr<u8>; 0],
 }
 
@@ -176,11 +183,19 @@ impl Lent {
     }
 }
 
-/// Frees a chunk. Any context.
+/// Memory for a chunk, or for the head. The sender's process context; sleeps.
+fn allocate(bytes: usize) -> Option<NonNull<u8>> {
+    // SAFETY: process context.
+    let memory = NonNull::new(unsafe { ffi::ts_chunk_alloc(bytes) })?;
+    Counter::RingMemory.add(bytes as u64);
+    Some(memory)
+}
+
+/// Frees a chunk, or the head. Any context.
 ///
 /// # Safety
 ///
-/// It has `bytes` bytes, and neither a slot nor `Lent` has it (any more). A pipe may still have its pages.
+/// It was allocated with `bytes` bytes, and neither a slot nor `Lent` has it (any more). A pipe may still have its pages.
 unsafe fn release(chunk: *mut u8, bytes: usize) {
     // SAFETY: by the caller.
     unsafe { ffi::ts_chunk_free(chunk, bytes) };
@@ -208,7 +223,7 @@ impl Ring {
 
     /// A ring of `kbytes` KiB, a power of two; none of its chunks allocated. Sleeps.
     pub(crate) fn alloc(kbytes: u32) -> Option<NonNull<Ring>> {
-        let geometry = Geometry::new(kbytes.ilog2().wrapping_add(10), CHUNK_LOG2)?;
+        let geometry = Geometry::new(kbytes.ilog2().wrapping_add(10), CHUNK_LOG2, HEAD_BYTES)?;
         Self::table(geometry, geometry.capacity(), None)
     }
 
@@ -226,6 +241,7 @@ impl Ring {
                 geometry,
                 limit,
                 smaller,
+                head: AtomicPtr::new(ptr::null_mut()),
                 chunks: [],
             })
         };
@@ -244,6 +260,8 @@ impl Ring {
         )?;
         // SAFETY: just made.
         let table = unsafe { larger.as_ref() };
+        let head = self.head.load(Ordering::Relaxed);
+        table.head.store(head, Ordering::Relaxed);
         for chunk in supply.in_use() {
             if let (Some(from), Some(to)) = (self.slot(chunk), table.slot(chunk)) {
                 to.store(from.load(Ordering::Relaxed), Ordering::Relaxed);
@@ -261,6 +279,7 @@ impl Ring {
         // SAFETY: allocated by `table` and not yet freed.
         let this = unsafe { ring.as_ref() };
         lent.free(this.geometry.chunk_bytes());
+        this.empty(HEAD);
         for index in 0..this.geometry.slots() as u64 {
             this.empty(index);
         }
@@ -288,6 +307,9 @@ impl Ring {
     }
 
     fn slot(&self, chunk: u64) -> Option<&AtomicPtr<u8>> {
+        if chunk == HEAD {
+            return Some(&self.head);
+        }
         let index = self.geometry.slot(chunk);
         if index >= self.geometry.slots() {
             return None;
@@ -296,14 +318,23 @@ impl Ring {
         Some(unsafe { &*self.chunks.as_ptr().add(index) })
     }
 
+    /// Bytes of a chunk's memory, or of the head's.
+    fn bytes_of(&self, chunk: u64) -> usize {
+        if chunk == HEAD {
+            self.geometry.head_bytes()
+        } else {
+            self.geometry.chunk_bytes()
+        }
+    }
+
     /// Frees a chunk's memory, if its slot has any. The slot is the caller's.
     fn empty(&self, chunk: u64) {
         let Some(slot) = self.slot(chunk) else { return };
         let memory = slot.load(Ordering::Relaxed);
         if !memory.is_null() {
             slot.store(ptr::null_mut(), Ordering::Relaxed);
-            // SAFETY: by the type's invariant a chunk of that size; only this slot had it, and now none has.
-            unsafe { release(memory, self.geometry.chunk_bytes()) };
+            // SAFETY: by the type's invariant of that size; only this slot had it, and now none has.
+            unsafe { release(memory, self.bytes_of(chunk)) };
         }
     }
 
@@ -329,6 +360,7 @@ impl Ring {
 
     /// Sender of a lane that will not use its ring again: frees the memory. Everything was read, so all slots are the sender's.
     pub(crate) fn clear(&self, tx: &mut Tx) {
+        self.empty(HEAD);
         for chunk in tx.supply.in_use() {
             self.empty(chunk);
         }
@@ -338,6 +370,7 @@ impl Ring {
 
     /// Sender of an empty ring that nobody has used for a while: frees the memory until the next byte comes, but for what pipes have.
     pub(crate) fn rest(&self, tx: &mut Tx, lends: &AtomicBool) {
+        self.empty(HEAD);
         for chunk in tx.supply.in_use() {
             let memory = self
                 .slot(chunk)
@@ -373,11 +406,17 @@ impl Ring {
         lends: &AtomicBool,
     ) -> Option<NonNull<u8>> {
         let slot = self.slot(chunk)?;
+        if chunk == HEAD {
+            return self.head_or_alloc();
+        }
         if tx.supply.reaches(chunk) {
             return NonNull::new(slot.load(Ordering::Relaxed));
         }
         // Acquire, in `cons`: the receiver has read the chunk, and emptied its slot if it did, before its memory is used again.
         tx.cons = cursors.cons();
+        if tx.cons >= self.geometry.head_bytes() as u64 {
+            self.empty(HEAD);
+        }
         let mut memory = ptr::null_mut::<u8>();
         while memory.is_null() {
             let Some(old) = tx.supply.take(self.geometry, tx.cons) else {
@@ -403,18 +442,23 @@ impl Ring {
             }
         }
         if memory.is_null() {
-            let bytes = self.geometry.chunk_bytes();
-            // SAFETY: process context (the sender's).
-            memory = unsafe { ffi::ts_chunk_alloc(bytes) };
-            if memory.is_null() {
-                return None;
-            }
-            Counter::RingMemory.add(bytes as u64);
+            memory = allocate(self.geometry.chunk_bytes())?.as_ptr();
         }
         // Published to the reader with the bytes in it.
         slot.store(memory, Ordering::Relaxed);
         tx.supply.extend();
         NonNull::new(memory)
+    }
+
+    /// Sender: the head's memory. Sleeps.
+    fn head_or_alloc(&self) -> Option<NonNull<u8>> {
+        if let Some(memory) = NonNull::new(self.head.load(Ordering::Relaxed)) {
+            return Some(memory);
+        }
+        let memory = allocate(self.geometry.head_bytes())?;
+        // Published to the reader with the bytes in it.
+        self.head.store(memory.as_ptr(), Ordering::Relaxed);
+        Some(memory)
     }
 
     /// Sender: a pipe still has pages of this chunk. Without memory to note it, nothing is lent any more until one of those noted is
