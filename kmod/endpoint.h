@@ -24,6 +24,7 @@ struct ts_endpoint {
 	struct ts_endpoint *older;	/* of the same socket, before connect(AF_UNSPEC): freed together */
 	void (*destruct)(struct sock *sk);	/* sk_destruct before ours, if the ULP slot was given away */
 	u8 older_count;
+	bool grafted;			/* its struct socket has our ops, or had somebody else's; behind the socket's lock */
 	bool left;			/* disconnected: another one may follow */
 	bool superseded;		/* another one is on the socket now, and has this one among its older ones */
 	bool busy_polls;		/* the policy wants its receiver to spin before it sleeps */
@@ -64,7 +65,7 @@ bool ts_proto_is_base(const struct sock *sk);
 bool ts_callbacks_are_default(const struct sock *sk);
 bool ts_slots_are_free(const struct sock *sk);
 bool ts_is_taken(const struct sock *sk);
-void ts_wear_protocol(struct sock *sk);
+bool ts_wear_protocol(struct sock *sk);
 void ts_uninstall_protocol(struct sock *sk);
 void ts_clear_user_data(struct sock *sk, struct ts_endpoint *ep);
 void ts_default_destruct(struct sock *sk);

@@ -155,14 +155,18 @@ void ts_linger_reset(struct sock *sk)
 static DEFINE_SPINLOCK(ts_registry);
 static u32 ts_registry_key[2] __read_mostly;
 
-void ts_registry_lock(void)
+/* Never taken in a hard interrupt: to keep all of them out is cheaper than to let softirqs in again. */
+unsigned long ts_registry_lock(void)
 {
-	spin_lock_bh(&ts_registry);
+	unsigned long flags;
+
+	spin_lock_irqsave(&ts_registry, flags);
+	return flags;
 }
 
-void ts_registry_unlock(void)
+void ts_registry_unlock(unsigned long flags)
 {
-	spin_unlock_bh(&ts_registry);
+	spin_unlock_irqrestore(&ts_registry, flags);
 }
 
 /* As inet_ehashfn(): sequence numbers are the kernel's choice, and a flood takes no more than its namespace's share of a set. */

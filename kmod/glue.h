@@ -108,8 +108,8 @@ void ts_linger_reset(struct sock *sk);
 
 /* ---- the registry's lock and hash ---- */
 
-void ts_registry_lock(void);
-void ts_registry_unlock(void);
+unsigned long ts_registry_lock(void);
+void ts_registry_unlock(unsigned long flags);
 u32 ts_registry_hash(u32 active_seq, u32 passive_seq);
 
 /* ---- lane locks: 0 and 1 send, 2 and 3 receive ---- */
@@ -197,6 +197,7 @@ bool ts_base_reader_asleep(struct sock *const *slot);
 void ts_kick_base_reader(struct sock *sk);
 u32 ts_busy_poll_us(const struct sock *sk);
 u64 ts_clock_us(void);
+u64 ts_coarse_clock_us(void);
 bool ts_must_stop_spinning(void);
 bool ts_is_alone_here(void);
 u32 ts_spin_us(void);

@@ -57,7 +57,7 @@ static void ts_wear_again(struct sock *sk, struct ts_endpoint *ep)
 	if (sk->sk_disconnects != ep->disconnects)
 		ep->left = true;
 	else if (ts_proto_is_base(sk))
-		ts_wear_protocol(sk);
+		ep->grafted = ts_wear_protocol(sk);
 }
 
 /*

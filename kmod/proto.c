@@ -257,13 +257,14 @@ static const struct proto_ops *ts_base_ops(const struct sock *sk)
 	return sk->sk_family == AF_INET6 ? TS_OPS6 : &inet_stream_ops;
 }
 
-/* An accepted socket gets its struct socket in accept(), under this lock and before its descriptor exists: graft then. */
-static void ts_graft(struct sock *sk)
+/* False: there is no struct socket yet. */
+static bool ts_graft(struct sock *sk)
 {
 	struct socket *sock = sk->sk_socket;
 
 	if (sock && READ_ONCE(sock->ops) == ts_base_ops(sk))
 		WRITE_ONCE(sock->ops, &ts_ops[sk->sk_family == AF_INET6]);
+	return sock;
 }
 
 /* As tcp_release_cb_cond(), and tcp_release_cb() itself. Older kernels keep the mask to themselves. */
@@ -283,18 +284,20 @@ static void ts_release_cb(struct sock *sk)
 
 	if (link)
 		tcp_splice_release_cb(link, sk);
-	if (likely(ep))
-		ts_graft(sk);
+	/* An accepted socket gets its struct socket in accept(), under this lock and before its descriptor exists. */
+	if (unlikely(ep && !ep->grafted))
+		ep->grafted = ts_graft(sk);
 	if (unlikely(ts_base_release_is_due(sk)))
 		tcp_prot.release_cb(sk);
 }
 
 /* ---- the tables and the slot ---- */
 
-void ts_wear_protocol(struct sock *sk)
+/* As ts_graft(). */
+bool ts_wear_protocol(struct sock *sk)
 {
 	WRITE_ONCE(sk->sk_prot, &ts_prots[sk->sk_prot != &tcp_prot]);
-	ts_graft(sk);
+	return ts_graft(sk);
 }
 
 /* Under the socket's lock. Calls that are on their way into our tables fall to base by themselves. */
@@ -416,6 +419,18 @@ static void __init ts_init_prot(struct proto *prot, const struct proto *base)
 /* ---- putting on and off ---- */
 
 /*
+ * Those who take sk_user_data without asking (sunrpc and iscsi_tcp do) hold sk_callback_lock, or nothing, and may come at any time: what
+ * they have put there stays.
+ */
+static void ts_swap_user_data(struct sock *sk, struct ts_endpoint *from, struct ts_endpoint *to)
+{
+	void *old = from ? (void *)((uintptr_t)from | SK_USER_DATA_NOCOPY) : NULL;
+	void *new = to ? (void *)((uintptr_t)to | SK_USER_DATA_NOCOPY) : NULL;
+
+	cmpxchg(&sk->sk_user_data, old, new);
+}
+
+/*
  * Called by the kfunc, with the socket's lock in either shape, not sleeping. Nothing else can hold the two slots: they were seen
  * free under this lock. From the release on, callbacks find the endpoint.
  */
@@ -435,21 +450,16 @@ void ts_install(struct sock *sk, struct ts_endpoint_body *body, bool busy_polls)
 	} else {
 		__module_get(THIS_MODULE);	/* for the ULP slot: tcp_cleanup_ulp() puts it */
 	}
-	write_lock_bh(&sk->sk_callback_lock);
-	__rcu_assign_sk_user_data_with_flags(sk, ep, SK_USER_DATA_NOCOPY);
-	write_unlock_bh(&sk->sk_callback_lock);
+	ts_swap_user_data(sk, ep->older, ep);
 	rcu_assign_pointer(icsk->icsk_ulp_data, ep);
 	smp_store_release(&icsk->icsk_ulp_ops, &ts_ulp);
-	ts_wear_protocol(sk);
+	ep->grafted = ts_wear_protocol(sk);
 	ts_index_add(&ts_endpoints, &ep->node);
 }
 
 void ts_clear_user_data(struct sock *sk, struct ts_endpoint *ep)
 {
-	write_lock_bh(&sk->sk_callback_lock);
-	if (ts_user_data(sk) == ep)
-		rcu_assign_sk_user_data(sk, NULL);
-	write_unlock_bh(&sk->sk_callback_lock);
+	ts_swap_user_data(sk, ep, NULL);
 }
 
 /*

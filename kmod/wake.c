@@ -294,6 +294,12 @@ u64 ts_clock_us(void)
 	return ktime_get_ns() >> 10;
 }
 
+/* Moves with the timer interrupt; cheap. */
+u64 ts_coarse_clock_us(void)
+{
+	return get_jiffies_64() * (USEC_PER_SEC / HZ);
+}
+
 bool ts_must_stop_spinning(void)
 {
 	return need_resched() || signal_pending(current);

@@ -20,7 +20,7 @@ use crate::primitive::{AtomicBool, AtomicPtr, AtomicU32, AtomicUsize, Ordering, 
 use crate::registry::Set;
 use core::ptr;
 
-/// How long an offer waits, in units of 1.024 µs: a handshake on one host takes far less, a delayed ACK 200 ms.
+/// How long an offer waits, in microseconds: a handshake on one host takes far less, a delayed ACK 200 ms.
 pub const LIFETIME: u64 = 5_000_000;
 
 /// Which end of the connection: the lowest bit of a link.

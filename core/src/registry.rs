@@ -22,62 +22,86 @@ pub const SHARE: usize = WAYS / 2;
 
 /// One waiting offer.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
-pub struct Offer {
+struct Offer {
     facts: Facts,
     handle: u64,
-    expires: u64,
+    /// By which older and newer ones of a set are told apart; the clock may be a coarse one.
+    serial: u64,
 }
 
-/// A set of the table; [`Set::EMPTY`] is how one begins.
+/// A set of the table; [`Set::EMPTY`] is how one begins. Its times stand side by side, so that those who look for a place need not look at
+/// the offers.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub struct Set {
-    ways: [Option<Offer>; WAYS],
+    /// When each place's offer expires; 0: none is there.
+    expires: [u64; WAYS],
+    /// Serial of the offer that came last.
+    last: u64,
+    offers: [Offer; WAYS],
 }
 
 impl Set {
     /// A set without offers.
-    pub const EMPTY: Set = Set { ways: [None; WAYS] };
+    pub const EMPTY: Set = Set {
+        expires: [0; WAYS],
+        last: 0,
+        offers: [Offer {
+            facts: Facts {
+                id: 0,
+                write_seq: 0,
+                rcv_nxt: 0,
+                txhash: 0,
+                peer_hash: None,
+                netns: 0,
+                init_user_ns: false,
+            },
+            handle: 0,
+            serial: 0,
+        }; WAYS],
+    };
 
-    /// Puts an offer up until `expires`, by which older and newer ones are told apart, too; `handle` is what [`Set::take`] returns
-    /// for it. A stale slot is as good as an empty one.
+    /// Puts an offer up until `expires`; `handle` is what [`Set::take`] returns for it. A stale one's place is as good as an empty one.
     ///
     /// Returns why an older offer, if any, lost its place: [`Refusal::Share`] to one of its own namespace,
     /// [`Refusal::TableFull`] to one of another.
     pub fn put(&mut self, facts: Facts, handle: u64, now: u64, expires: u64) -> Option<Refusal> {
-        let offer = Offer {
-            facts,
-            handle,
-            expires,
-        };
         let (mut held, mut free) = (0_usize, None);
-        for way in &mut self.ways {
-            match way {
-                Some(o) if o.expires > now => {
-                    held = held.wrapping_add(usize::from(o.facts.netns == facts.netns));
-                }
-                _ => free = free.or(Some(way)),
+        for (way, (expires, offer)) in self.expires.iter().zip(&self.offers).enumerate() {
+            if *expires > now {
+                held = held.wrapping_add(usize::from(offer.facts.netns == facts.netns));
+            } else {
+                free = Some(way);
             }
         }
-        if let Some(way) = free.filter(|_| held < SHARE) {
-            *way = Some(offer);
-            return None;
+        let (way, lost) = match free.filter(|_| held < SHARE) {
+            Some(way) => (way, None),
+            None => {
+                let (way, netns) = self.loser(facts.netns, now)?;
+                let own = netns == facts.netns;
+                let reason = if own {
+                    Refusal::Share
+                } else {
+                    Refusal::TableFull
+                };
+                (way, Some(reason))
+            }
+        };
+        let serial = self.last.wrapping_add(1);
+        self.last = serial;
+        if let (Some(time), Some(offer)) = (self.expires.get_mut(way), self.offers.get_mut(way)) {
+            *time = expires;
+            *offer = Offer {
+                facts,
+                handle,
+                serial,
+            };
         }
-        let loser = self.loser(facts.netns, now)?;
-        let way = self
-            .ways
-            .iter_mut()
-            .find(|w| w.is_some_and(|o| o.handle == loser.handle))?;
-        *way = Some(offer);
-        Some(if loser.facts.netns == facts.netns {
-            Refusal::Share
-        } else {
-            Refusal::TableFull
-        })
+        lost
     }
 
     /// How many offers are here, fresh or stale.
     pub fn len(&self) -> usize {
-        self.ways.iter().flatten().count()
+        self.expires.iter().filter(|expires| **expires != 0).count()
     }
 
     /// True when none is.
@@ -85,23 +109,36 @@ impl Set {
         self.len() == 0
     }
 
-    /// How many fresh offers a namespace has here.
-    fn held(&self, netns: u64, now: u64) -> usize {
-        let fresh = self.ways.iter().flatten().filter(|o| o.expires > now);
-        fresh.filter(|o| o.facts.netns == netns).count()
+    /// The fresh offers and their places.
+    fn fresh(&self, now: u64) -> impl Iterator<Item = (usize, &Offer)> {
+        let all = self.expires.iter().zip(&self.offers).enumerate();
+        all.filter(move |(_, (expires, _))| **expires > now)
+            .map(|(way, (_, offer))| (way, offer))
     }
 
-    /// The fresh offer that goes when one of `netns` comes: the oldest of the namespace that would have most, of `netns` itself
-    /// rather than of its equals.
-    fn loser(&self, netns: u64, now: u64) -> Option<Offer> {
-        let fresh = self.ways.iter().flatten().filter(|o| o.expires > now);
-        let claim = |o: &&Offer| {
-            let own = o.facts.netns == netns;
-            let held = self.held(o.facts.netns, now);
+    /// How many fresh offers a namespace has here.
+    fn held(&self, netns: u64, now: u64) -> usize {
+        let own = |(_, offer): &(usize, &Offer)| offer.facts.netns == netns;
+        self.fresh(now).filter(own).count()
+    }
+
+    /// The place of the fresh offer that goes when one of `netns` comes, and its namespace: the oldest of the namespace that would have
+    /// most, of `netns` itself rather than of its equals.
+    fn loser(&self, netns: u64, now: u64) -> Option<(usize, u64)> {
+        let claim = |(_, offer): &(usize, &Offer)| {
+            let own = offer.facts.netns == netns;
+            let held = self.held(offer.facts.netns, now);
             let held = held.wrapping_add(usize::from(own));
-            (held, own, Reverse(o.expires))
+            (held, own, Reverse(offer.serial))
         };
-        fresh.max_by_key(claim).copied()
+        let (way, offer) = self.fresh(now).max_by_key(claim)?;
+        Some((way, offer.facts.netns))
+    }
+
+    fn remove(&mut self, way: usize) {
+        if let Some(expires) = self.expires.get_mut(way) {
+            *expires = 0;
+        }
     }
 
     /// Finds the offer that `facts` completes and takes it out, returning its handle: an offer serves once.
@@ -113,35 +150,36 @@ impl Set {
     pub fn take(&mut self, facts: &Facts, now: u64) -> Result<u64, Refusal> {
         let mut verdict = Err(Refusal::NoOffer);
         let mut found = None;
-        for way in &mut self.ways {
-            let Some(offer) = way else { continue };
-            if offer.expires <= now || !pairing::same_connection(&offer.facts, facts) {
+        for (way, offer) in self.fresh(now) {
+            if !pairing::same_connection(&offer.facts, facts) {
                 continue;
             }
             match pairing::judge(&offer.facts, facts) {
                 Ok(()) if found.is_some() => return Err(Refusal::Ambiguous),
-                Ok(()) => found = Some(way),
+                Ok(()) => found = Some((way, offer.handle)),
                 Err(reason) => verdict = Err(reason),
             }
         }
-        match found.and_then(Option::take) {
-            Some(offer) => Ok(offer.handle),
-            None => verdict,
-        }
+        let Some((way, handle)) = found else {
+            return verdict;
+        };
+        self.remove(way);
+        Ok(handle)
     }
 
     /// The handles of all offers here, fresh and stale.
     pub fn handles(&self) -> impl Iterator<Item = u64> {
-        self.ways.iter().flatten().map(|offer| offer.handle)
+        self.fresh(0).map(|(_, offer)| offer.handle)
     }
 
     /// Takes back the offer with this handle, fresh or stale; `false` when there is none (any more).
     pub fn withdraw(&mut self, handle: u64) -> bool {
-        let mine = self
-            .ways
-            .iter_mut()
-            .find(|w| w.is_some_and(|o| o.handle == handle));
-        mine.and_then(Option::take).is_some()
+        let mine = self.fresh(0).find(|(_, offer)| offer.handle == handle);
+        let Some((way, _)) = mine else {
+            return false;
+        };
+        self.remove(way);
+        true
     }
 }
 

@@ -176,8 +176,9 @@ unsafe extern "C" {
     /// Sleeps: takes the socket's lock.
     pub(crate) fn ts_linger_reset(sk: *mut Sock);
 
-    pub(crate) fn ts_registry_lock();
-    pub(crate) fn ts_registry_unlock();
+    /// Returns what the unlock needs.
+    pub(crate) fn ts_registry_lock() -> c_ulong;
+    pub(crate) fn ts_registry_unlock(flags: c_ulong);
     pub(crate) fn ts_registry_hash(active_seq: u32, passive_seq: u32) -> u32;
 
     /// Sleeps.
@@ -284,6 +285,7 @@ unsafe extern "C" {
     pub(crate) fn ts_kick_base_reader(sk: *mut Sock);
     pub(crate) fn ts_busy_poll_us(sk: *const Sock) -> u32;
     pub(crate) fn ts_clock_us() -> u64;
+    pub(crate) fn ts_coarse_clock_us() -> u64;
     pub(crate) fn ts_must_stop_spinning() -> bool;
     pub(crate) fn ts_is_alone_here() -> bool;
     pub(crate) fn ts_spin_us() -> u32;

@@ -53,7 +53,7 @@ impl<'a> Kernel for Linux<'a> {
 
     fn now(&self) -> u64 {
         // SAFETY: no requirements.
-        unsafe { ffi::ts_clock_us() }
+        unsafe { ffi::ts_coarse_clock_us() }
     }
 
     fn count(&self, event: Event) {

@@ -51,11 +51,11 @@ extern "C" fn tcp_splice_exit() {
 /// Runs `f` on a set under the registry's lock.
 pub(crate) fn with_set<T>(set: usize, f: impl FnOnce(&mut Set) -> T) -> T {
     // SAFETY: any context that does not hold this lock; nothing called below takes it.
-    unsafe { ffi::ts_registry_lock() };
+    let flags = unsafe { ffi::ts_registry_lock() };
     // SAFETY: the table has SETS sets from load to unload, and the lock makes this the only reference.
     let result = f(unsafe { &mut *TABLE.load(Ordering::Acquire).add(set % SETS) });
     // SAFETY: taken above.
-    unsafe { ffi::ts_registry_unlock() };
+    unsafe { ffi::ts_registry_unlock(flags) };
     result
 }
 

@@ -85,6 +85,17 @@ fn a_full_set_makes_room_for_who_has_less() {
     assert_eq!([0, 1, 7].map(|netns| set.held(netns, 20)), [3, 3, 2]);
 }
 
+/// A coarse clock says the same of many: the oldest goes all the same.
+#[test]
+fn those_of_one_moment_go_in_their_order() {
+    let mut set = Set::EMPTY;
+    for i in 0..20u64 {
+        let _ = set.put(end(i, 10 + i as u32, 50), i, 7, 107);
+    }
+    let kept: Vec<_> = fresh(&set, 7).iter().map(|offer| offer.0).collect();
+    assert_eq!(kept, [16, 17, 18, 19]);
+}
+
 /// Whoever has one offer in a set keeps it while a namespace with more is there.
 #[test]
 fn a_flood_hurts_nobody_else() {
@@ -159,14 +170,11 @@ fn steps() -> impl Strategy<Value = Vec<Step>> {
 
 /// The set by the plainest means: the fresh offers as (handle, namespace), oldest first.
 fn fresh(set: &Set, now: u64) -> Vec<(u64, u64)> {
-    let mut all: Vec<_> = set
-        .ways
-        .iter()
-        .flatten()
-        .filter(|o| o.expires > now)
-        .collect();
-    all.sort_by_key(|o| (o.expires, o.handle));
-    all.iter().map(|o| (o.handle, o.facts.netns)).collect()
+    let mut all: Vec<_> = set.fresh(now).collect();
+    all.sort_by_key(|(_, offer)| offer.serial);
+    all.iter()
+        .map(|(_, offer)| (offer.handle, offer.facts.netns))
+        .collect()
 }
 
 fn most(offers: &[(u64, u64)]) -> usize {
@@ -181,7 +189,6 @@ proptest! {
         let mut set = Set::EMPTY;
         let mut now = 0;
         for (handle, step) in (0..).zip(steps) {
-            now += 1;
             let before = fresh(&set, now);
             match step {
                 Step::Put { netns, seq } => {

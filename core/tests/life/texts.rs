@@ -63,7 +63,7 @@ const TEXTS: &[(&str, &str, u64)] = &[
     ("void ts_endpoint_let_go_all(", MAIN, 0xb246dfcdb44aea30),
     ("void ts_destruct(", OPTIONS, 0xbfd382da74f6edc4),
     ("void ts_vacate_slot(", OPTIONS, 0xd53a40f96308e96a),
-    ("static void ts_wear_again(", OPTIONS, 0x2c00a139c1ea823d),
+    ("static void ts_wear_again(", OPTIONS, 0x8e0690ddcc956043),
     ("static void ts_settle_slot(", OPTIONS, 0xf54d8bba0fbe6d88),
     ("static int ts_hand_back(", OPTIONS, 0x44e8822387d48f2c),
     (
@@ -100,8 +100,8 @@ const TEXTS: &[(&str, &str, u64)] = &[
     ("static void ts_close(", PROTO, 0xf8971c128dffe001),
     ("static int ts_disconnect(", PROTO, 0xea7bf77fb5c228bc),
     ("void ts_uninstall_protocol(", PROTO, 0x7d4baba4ab0067a7),
-    ("void ts_install(", PROTO, 0x05764ddfb2bfb642),
-    ("void ts_clear_user_data(", PROTO, 0x9c37ae47b7dd9215),
+    ("void ts_install(", PROTO, 0x58f22296a84963c8),
+    ("void ts_clear_user_data(", PROTO, 0xdbd45cacdfd0da3d),
     ("static void ts_ulp_release(", PROTO, 0x4aeecd0076bbc47c),
     ("pub(crate) fn close_lanes(", TEARDOWN, 0x5a619cf539080c27),
     (

@@ -21,6 +21,7 @@ use crate::sys;
 pub const ALL: &[Scenario] = &[
     Scenario::one("sender_pays", sender_pays).reconfigures(),
     Scenario::one("no_room_for_a_table", no_room_for_a_table).spliced_only(),
+    Scenario::one("no_room_for_a_head", no_room_for_a_head).spliced_only(),
     Scenario::one("no_room_for_a_chunk", no_room_for_a_chunk).spliced_only(),
     Scenario::one("room_ends_on_the_way", room_ends_on_the_way).spliced_only(),
 ];
@@ -96,7 +97,8 @@ fn sender_pays(env: &Env) -> Result<Claim> {
 }
 
 /// Sends from inside, where nothing but `limit` bytes may be had, and reads outside; then it goes on in the ring. What was counted.
-fn send_without_room(env: &Env, limit: &str) -> Result<Counters> {
+/// As many bytes as are `in_ring` found room.
+fn send_without_room(env: &Env, limit: &str, in_ring: u64) -> Result<Counters> {
     const ROUNDS: usize = 10;
     const LENGTH: usize = 1000;
     let conn = env.cold()?;
@@ -112,8 +114,9 @@ fn send_without_room(env: &Env, limit: &str) -> Result<Counters> {
     }
     let since = Counters::read()?.since(&before);
     ensure!(
-        since.get("ring_bytes")? == 0 && since.get("tcp_bytes")? == (ROUNDS * LENGTH) as u64,
-        "not all bytes went over TCP: {:?}",
+        since.get("ring_bytes")? == in_ring
+            && since.get("tcp_bytes")? == (ROUNDS * LENGTH) as u64 - in_ring,
+        "not all bytes but {in_ring} went over TCP: {:?}",
         since.moved()
     );
     only_refused(&cgroup)?;
@@ -123,7 +126,7 @@ fn send_without_room(env: &Env, limit: &str) -> Result<Counters> {
 
 /// A lane that cannot begin is counted once, not with each message.
 fn no_room_for_a_table(env: &Env) -> Result<Claim> {
-    let since = send_without_room(env, "0")?;
+    let since = send_without_room(env, "0", 0)?;
     ensure!(
         since.get("ring_starts")? == 0 && since.get("left_memory")? == 1,
         "{:?}",
@@ -132,15 +135,24 @@ fn no_room_for_a_table(env: &Env) -> Result<Claim> {
     Ok(Claim::ring(1).tcp(20_000))
 }
 
-/// Three pages are enough for the table of chunks, not for a chunk.
+/// A page is enough for the table of chunks, not for the head as well.
+fn no_room_for_a_head(env: &Env) -> Result<Claim> {
+    no_room_behind_the_table(env, "4096", 0)
+}
+
+/// Three pages are enough for the table of chunks and the head, not for a chunk.
 fn no_room_for_a_chunk(env: &Env) -> Result<Claim> {
-    let since = send_without_room(env, "12288")?;
+    no_room_behind_the_table(env, "12288", 4096)
+}
+
+fn no_room_behind_the_table(env: &Env, limit: &str, in_ring: u64) -> Result<Claim> {
+    let since = send_without_room(env, limit, in_ring)?;
     let (starts, leaves) = (since.get("ring_starts")?, since.get("left_memory")?);
     ensure!(
         starts > 0 && leaves == starts,
         "{starts} starts, {leaves} leaves for want of memory"
     );
-    Ok(Claim::ring(1).tcp(20_000))
+    Ok(Claim::ring(in_ring as usize + 1).tcp(20_000))
 }
 
 /// Sends until EAGAIN; how much.
