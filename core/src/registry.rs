@@ -29,6 +29,29 @@ struct Offer {
     serial: u64,
 }
 
+/// Some of a set's places, a bit each.
+struct Ways(u8);
+
+const _: () = assert!(WAYS == u8::BITS as usize);
+
+impl Ways {
+    /// The first place that is not among these.
+    fn first_other(&self) -> Option<usize> {
+        let way = self.0.trailing_ones() as usize;
+        (way < WAYS).then_some(way)
+    }
+}
+
+impl Iterator for Ways {
+    type Item = usize;
+
+    fn next(&mut self) -> Option<usize> {
+        let way = self.0.trailing_zeros() as usize;
+        self.0 &= self.0.wrapping_sub(1);
+        (way < WAYS).then_some(way)
+    }
+}
+
 /// A set of the table; [`Set::EMPTY`] is how one begins. Its times stand side by side, so that those who look for a place need not look at
 /// the offers.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -65,14 +88,8 @@ impl Set {
     /// Returns why an older offer, if any, lost its place: [`Refusal::Share`] to one of its own namespace,
     /// [`Refusal::TableFull`] to one of another.
     pub fn put(&mut self, facts: Facts, handle: u64, now: u64, expires: u64) -> Option<Refusal> {
-        let (mut held, mut free) = (0_usize, None);
-        for (way, (expires, offer)) in self.expires.iter().zip(&self.offers).enumerate() {
-            if *expires > now {
-                held = held.wrapping_add(usize::from(offer.facts.netns == facts.netns));
-            } else {
-                free = Some(way);
-            }
-        }
+        let free = self.ways(now).first_other();
+        let held = self.held(facts.netns, now);
         let (way, lost) = match free.filter(|_| held < SHARE) {
             Some(way) => (way, None),
             None => {
@@ -109,11 +126,19 @@ impl Set {
         self.len() == 0
     }
 
+    /// The places of the offers that expire after this time.
+    fn ways(&self, time: u64) -> Ways {
+        let mut ways = 0;
+        for (way, expires) in (0..).zip(&self.expires) {
+            ways |= u8::from(*expires > time).wrapping_shl(way);
+        }
+        Ways(ways)
+    }
+
     /// The fresh offers and their places.
     fn fresh(&self, now: u64) -> impl Iterator<Item = (usize, &Offer)> {
-        let all = self.expires.iter().zip(&self.offers).enumerate();
-        all.filter(move |(_, (expires, _))| **expires > now)
-            .map(|(way, (_, offer))| (way, offer))
+        self.ways(now)
+            .filter_map(|way| Some((way, self.offers.get(way)?)))
     }
 
     /// How many fresh offers a namespace has here.
