@@ -4,7 +4,7 @@
 use std::fmt;
 use std::time::{Duration, Instant};
 
-use anyhow::{Result, ensure};
+use anyhow::{Context, Result, ensure};
 use serde::{Deserialize, Serialize};
 use tcp_splice_world::netns::{Names, SERVER_V4};
 use tcp_splice_world::program::{Daemon, run};
@@ -86,18 +86,8 @@ impl Stage {
     }
 
     fn wait_for(&self, port: &str) -> Result<()> {
-        let deadline = Instant::now() + Duration::from_secs(30);
-        let port = format!("sport = :{port}");
-        let argv = words(&self.names, Side::Server, &["ss", "-Hltn", &port]);
-        while run(&argv.iter().map(String::as_str).collect::<Vec<_>>())?.is_empty() {
-            ensure!(
-                Instant::now() < deadline,
-                "failed to start a server at {}",
-                self.place.name()
-            );
-            std::thread::sleep(Duration::from_millis(10));
-        }
-        Ok(())
+        wait_for(&self.names, port)
+            .with_context(|| format!("failed to start a server at {}", self.place.name()))
     }
 
     /// Runs a client program to its end and returns what it printed. No measurement takes half a minute.
@@ -107,6 +97,18 @@ impl Stage {
         let argv = words(&self.names, Side::Client, &all);
         run(&argv.iter().map(String::as_str).collect::<Vec<_>>())
     }
+}
+
+/// Waits until somebody listens on `port`.
+pub fn wait_for(names: &Option<Names>, port: &str) -> Result<()> {
+    let deadline = Instant::now() + Duration::from_secs(30);
+    let filter = format!("sport = :{port}");
+    let argv = words(names, Side::Server, &["ss", "-Hltn", &filter]);
+    while run(&argv.iter().map(String::as_str).collect::<Vec<_>>())?.is_empty() {
+        ensure!(Instant::now() < deadline, "nobody listens on port {port}");
+        std::thread::sleep(Duration::from_millis(10));
+    }
+    Ok(())
 }
 
 fn start(names: &Option<Names>, argv: &[&str]) -> Result<Daemon> {

@@ -147,9 +147,11 @@ pub fn screen(obstacles: u32, peer_hash: Option<u32>) -> Result<(), Refusal> {
         (obstacle::URGENT, Refusal::Urgent),
         (obstacle::REMOTE, Refusal::Remote),
     ];
-    for (bit, reason) in ORDER {
-        if obstacles & bit != 0 {
-            return Err(reason);
+    if obstacles != 0 {
+        for (bit, reason) in ORDER {
+            if obstacles & bit != 0 {
+                return Err(reason);
+            }
         }
     }
     match peer_hash {

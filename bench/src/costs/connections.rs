@@ -9,10 +9,13 @@ use std::time::Instant;
 use anyhow::{Context, Result, ensure};
 use serde::Serialize;
 
+use tcp_splice_world::program::{Daemon, run};
+
 use super::cpu::on_first_cpu;
 use super::kind::{Kind, Sides};
 use super::{Options, table};
 use crate::instructions::server::{Server, receive};
+use crate::place::{NETPERF_PORT, wait_for};
 use crate::stats::{Summary, short};
 
 /// Bytes of the request, and of the response.
@@ -51,6 +54,32 @@ impl Place {
         self.sides.as_client(|| work(address))?;
         server.join()?;
         let moved = kind.counters()?.since(&before);
+        kind.prove(all, all * 2 * SIZE, &moved)
+    }
+
+    /// The same by netperf's TCP_CRR: `work` is given the means to run it once, for so many `transactions`, and uses it `times`.
+    pub fn netperf(
+        &self,
+        kind: Kind,
+        transactions: usize,
+        times: usize,
+        work: impl FnOnce(&dyn Fn() -> Result<()>) -> Result<()>,
+    ) -> Result<()> {
+        kind.enter(&self.sides)?;
+        let before = kind.counters()?;
+        let server = ["netserver", "-D", "-4", "-p", NETPERF_PORT];
+        let _server = self.sides.as_server(|| Daemon::start(&server))?;
+        wait_for(&None, NETPERF_PORT)?;
+        let (length, sizes) = (format!("-{transactions}"), format!("{SIZE},{SIZE}"));
+        let host = ["netperf", "-4", "-H", "127.0.0.1", "-p", NETPERF_PORT];
+        let test = [
+            "-P", "0", "-t", "TCP_CRR", "-l", &length, "--", "-r", &sizes,
+        ];
+        let once = || run(&[&host[..], &test].concat()).map(drop);
+        self.sides.as_client(|| work(&once))?;
+        let moved = kind.counters()?.since(&before);
+        // One more: netperf's own, over which the two agree on the test.
+        let all = times * (transactions + 1);
         kind.prove(all, all * 2 * SIZE, &moved)
     }
 }

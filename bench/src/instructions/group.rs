@@ -21,6 +21,8 @@ use crate::costs::team::{Team, Work};
 pub enum Group {
     /// Connect, request, response, close.
     Connection,
+    /// The same as netperf does it, with all that it does besides.
+    Crr,
     /// A round trip while so many pairs exist.
     Among,
     /// A round trip while so many pairs make them.
@@ -34,6 +36,8 @@ pub enum Group {
 pub enum Case {
     /// A connection of this kind.
     Connection(Kind),
+    /// A transaction of netperf over a connection of this kind.
+    Crr(Kind),
     /// So many pairs exist besides the one that is measured.
     Among(usize),
     /// So many pairs are measured.
@@ -48,17 +52,26 @@ pub enum Case {
 const SIZE: usize = 64;
 /// Connections in a window: RCU's callbacks of earlier ones are to be spread over it.
 const CONNECTIONS: usize = 300;
+/// Transactions of netperf in a window, of which a hundredth at most is its beginning and its end.
+const TRANSACTIONS: usize = 1000;
 /// Round trips of each pair in a window.
 const ROUND_TRIPS: usize = 250;
 
 impl Group {
     /// All of them, in the order of the table.
-    pub const ALL: [Self; 4] = [Self::Connection, Self::Among, Self::AtOnce, Self::List];
+    pub const ALL: [Self; 5] = [
+        Self::Connection,
+        Self::Crr,
+        Self::Among,
+        Self::AtOnce,
+        Self::List,
+    ];
 
     /// The operation.
     pub fn name(self) -> &'static str {
         match self {
             Self::Connection => "connect, 64 B each way, close",
+            Self::Crr => "transaction of netperf TCP_CRR, 64 B",
             Self::Among => "round trip, 64 B, among idle pairs",
             Self::AtOnce => "round trip, 64 B, several pairs at once",
             Self::List => "pair in the list",
@@ -69,6 +82,9 @@ impl Group {
     pub fn cases(self) -> Vec<Case> {
         match self {
             Self::Connection => Kind::ALL.map(Case::Connection).into(),
+            Self::Crr => [Kind::Absent, Kind::ClientOnly, Kind::Spliced]
+                .map(Case::Crr)
+                .into(),
             Self::Among => [10, 1000, 10_000, 100_000].map(Case::Among).into(),
             Self::AtOnce => [Way::Plain, Way::Spliced]
                 .into_iter()
@@ -87,6 +103,7 @@ impl Case {
     pub fn operations(self) -> usize {
         match self {
             Self::Connection(_) => CONNECTIONS,
+            Self::Crr(_) => TRANSACTIONS,
             Self::Among(_) => Cell::RoundTrip(SIZE).operations(),
             Self::AtOnce(_, pairs) => pairs * ROUND_TRIPS,
             Self::List(pairs) | Self::ToolsList(pairs) => pairs,
@@ -102,6 +119,9 @@ impl Case {
                     windows.try_for_each(|counted| window(counted, || ask(address, CONNECTIONS)))
                 })
             }
+            Self::Crr(kind) => Place::new()?.netperf(kind, TRANSACTIONS, windows.len(), |once| {
+                windows.try_for_each(|counted| window(counted, once))
+            }),
             Self::Among(pairs) => {
                 policy::restore()?;
                 let crowd = Crowd::new(pairs)?;
@@ -140,7 +160,7 @@ impl Case {
 impl fmt::Display for Case {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
-            Self::Connection(kind) => f.write_str(kind.name()),
+            Self::Connection(kind) | Self::Crr(kind) => f.write_str(kind.name()),
             Self::Among(pairs) => write!(f, "{pairs} pairs"),
             Self::List(pairs) => write!(f, "{}, {pairs} pairs", list::PATH),
             Self::ToolsList(pairs) => write!(f, "tcp-splice-ctl list --json, {pairs} pairs"),
