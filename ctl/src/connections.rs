@@ -107,19 +107,19 @@ impl Connection {
 
     fn parse(line: &str) -> Option<Self> {
         let (mut id, mut client, mut server) = (None, Fields::new(), Fields::new());
-        for field in line.split(' ') {
+        for field in line.split_ascii_whitespace() {
             if let Some(field) = field.strip_prefix("client.") {
-                client.0.push(field);
+                client.all.push(field);
             } else if let Some(field) = field.strip_prefix("server.") {
-                server.0.push(field);
+                server.all.push(field);
             } else if let Some(number) = field.strip_prefix("id=") {
                 id = number.parse().ok();
             }
         }
         Some(Self {
             id: id?,
-            client: End::parse(&client)?,
-            server: End::parse(&server)?,
+            client: End::parse(&mut client)?,
+            server: End::parse(&mut server)?,
         })
     }
 
@@ -148,44 +148,68 @@ impl Connection {
     }
 }
 
-/// The `name=value` fields of an end: so few that looking through all of them takes less time than hashing names.
-struct Fields<'a>(Vec<&'a str>);
+/// The `name=value` fields of an end. They are looked for where they stand in the module's text, each behind the one before it; in another
+/// order they are found, too.
+struct Fields<'a> {
+    all: Vec<&'a str>,
+    next: usize,
+}
 
 impl<'a> Fields<'a> {
     /// How many a line has for an end.
     const USUAL: usize = 16;
 
     fn new() -> Self {
-        Self(Vec::with_capacity(Self::USUAL))
+        Self {
+            all: Vec::with_capacity(Self::USUAL),
+            next: 0,
+        }
     }
 
     /// What is behind `name=`.
-    fn word(&self, name: &str) -> Option<&'a str> {
-        self.0.iter().find_map(|field| field.strip_prefix(name))
+    fn word(&mut self, name: &str) -> Option<&'a str> {
+        let (before, behind) = self.all.split_at_checked(self.next)?;
+        let fields = behind.iter().chain(before);
+        let found = fields.zip(0..).find_map(|(field, skipped)| {
+            let value = field.strip_prefix(name)?;
+            Some((value, skipped))
+        });
+        let (value, skipped) = found?;
+        let after: usize = self.next + skipped + 1;
+        self.next = after % self.all.len();
+        Some(value)
     }
 
-    fn number(&self, name: &str) -> Option<u64> {
+    fn number(&mut self, name: &str) -> Option<u64> {
         self.word(name)?.parse().ok()
     }
 }
 
-impl End {
-    fn parse(fields: &Fields) -> Option<Self> {
-        let socket = || {
-            let state: usize = fields.word("tcp_state=")?.parse().ok()?;
-            Some(Socket {
-                local: address(fields.word("local=")?)?,
-                remote: address(fields.word("remote=")?)?,
-                tcp_state: STATES.get(state).copied().unwrap_or("UNKNOWN"),
-                netns: fields.number("netns=")?,
-                inode: fields.number("inode=")?,
-                cgroup: fields.number("cgroup=")?,
-                tcp_bytes: fields.number("tcp_bytes=")?,
-                processes: Vec::new(),
-            })
-        };
+impl Socket {
+    /// `None`: it has left, or the fields make no sense.
+    fn parse(fields: &mut Fields) -> Option<Self> {
         Some(Self {
-            socket: socket(),
+            local: address(fields.word("local=")?)?,
+            remote: address(fields.word("remote=")?)?,
+            netns: fields.number("netns=")?,
+            inode: fields.number("inode=")?,
+            cgroup: fields.number("cgroup=")?,
+            tcp_state: state(fields.word("tcp_state=")?)?,
+            tcp_bytes: fields.number("tcp_bytes=")?,
+            processes: Vec::new(),
+        })
+    }
+}
+
+fn state(number: &str) -> Option<&'static str> {
+    let number: usize = number.parse().ok()?;
+    Some(STATES.get(number).copied().unwrap_or("UNKNOWN"))
+}
+
+impl End {
+    fn parse(fields: &mut Fields) -> Option<Self> {
+        Some(Self {
+            socket: Socket::parse(fields),
             carrier: fields.word("carrier=")?.to_owned(),
             reason: fields.word("reason=")?.to_owned(),
             ring_bytes: fields.number("ring_bytes=")?,
@@ -247,6 +271,13 @@ server.reason=packets server.ring_bytes=0 server.unread=0 server.ring_size=0 ser
             (&*connection.server.carrier, &*connection.server.reason),
             ("tcp", "packets")
         );
+    }
+
+    #[test]
+    fn order_does_not_matter() {
+        let mut fields: Vec<&str> = LINE.trim().split(' ').collect();
+        fields.reverse();
+        assert_eq!(read_all(&fields.join(" ")), [one()]);
     }
 
     #[test]

@@ -7,10 +7,8 @@ use std::net::SocketAddr;
 
 use comfy_table::{CellAlignment, ContentArrangement, Table, presets::NOTHING};
 use serde::Serialize;
-use serde_json::Serializer;
 
 use crate::connections::{Connection, End, Process, Socket};
-use crate::pretty::Pretty;
 
 /// Version of the JSON object. It goes up only when a field is removed or changes its meaning.
 const SCHEMA: u32 = 1;
@@ -36,14 +34,13 @@ struct Json<'a> {
     connections: &'a [Connection],
 }
 
-/// Writes one JSON object, described in the help of `list`.
+/// Writes one JSON object, described in the help of `list`, in one line as `ip` and `ss` do: it is long, and for programs.
 pub fn json(writer: impl Write, connections: &[Connection]) -> io::Result<()> {
     let json = Json {
         schema: SCHEMA,
         connections,
     };
-    json.serialize(&mut Serializer::with_formatter(writer, Pretty::default()))?;
-    Ok(())
+    Ok(serde_json::to_writer(writer, &json)?)
 }
 
 /// A table with a line for each connection, in the order of their addresses.

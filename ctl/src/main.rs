@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: GPL-2.0-only
 //! `tcp-splice-ctl`: which connections are offered to the kernel module `tcp_splice`.
 //!
-//! Pure parts: [`args`], [`policy`], [`ports`], [`counters`], [`connections`], [`list`], [`pretty`], [`status`], [`release`], [`fault`].
+//! Pure parts: [`args`], [`policy`], [`ports`], [`counters`], [`connections`], [`list`], [`status`], [`release`], [`fault`].
 //! Effects: [`host`], [`owners`], [`cgroup`], [`program`], [`pins`], [`polling`], [`mod@drain`]. There is no state file: what is in force is read back from the kernel.
 
 mod args;
@@ -17,7 +17,6 @@ mod pins;
 mod policy;
 mod polling;
 mod ports;
-mod pretty;
 mod program;
 mod release;
 mod status;
