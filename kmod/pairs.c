@@ -178,6 +178,8 @@ void ts_idle_exit(void)
 
 /* ---- what it shows ---- */
 
+#define TS_NAME(side, name) ((side) ? " server." name "=" : " client." name "=")
+
 /*
  * Pieces are put one by one: a format string costs several times as much. What does not fit into seq's buffer sets its overflow, after which
  * nothing is added; seq_file then drops the line and shows it anew, in a larger buffer or at the next read.
@@ -193,21 +195,19 @@ static void ts_show_ipv4(struct seq_file *seq, const char *name, __be32 address,
 	seq_put_decimal_ull(seq, ":", port);
 }
 
-static void ts_show_addresses(struct seq_file *seq, const char *end, const struct sock *sk)
+static void ts_show_addresses(struct seq_file *seq, unsigned int side, const struct sock *sk)
 {
 	u16 sport = ntohs(inet_sk(sk)->inet_sport), dport = ntohs(sk->sk_dport);
 
 #if IS_ENABLED(CONFIG_IPV6)
 	if (sk->sk_family == AF_INET6) {
-		seq_printf(seq, "%slocal=[%pI6c]:%u%sremote=[%pI6c]:%u", end, &sk->sk_v6_rcv_saddr, sport, end,
-			   &sk->sk_v6_daddr, dport);
+		seq_printf(seq, "%s[%pI6c]:%u%s[%pI6c]:%u", TS_NAME(side, "local"), &sk->sk_v6_rcv_saddr, sport,
+			   TS_NAME(side, "remote"), &sk->sk_v6_daddr, dport);
 		return;
 	}
 #endif
-	seq_puts(seq, end);
-	ts_show_ipv4(seq, "local=", sk->sk_rcv_saddr, sport);
-	seq_puts(seq, end);
-	ts_show_ipv4(seq, "remote=", sk->sk_daddr, dport);
+	ts_show_ipv4(seq, TS_NAME(side, "local"), sk->sk_rcv_saddr, sport);
+	ts_show_ipv4(seq, TS_NAME(side, "remote"), sk->sk_daddr, dport);
 }
 
 static u64 ts_cgroup_of(const struct sock *sk)
@@ -219,43 +219,36 @@ static u64 ts_cgroup_of(const struct sock *sk)
 #endif
 }
 
-static void ts_show_number(struct seq_file *seq, const char *end, const char *name, u64 value)
-{
-	seq_puts(seq, end);
-	seq_put_decimal_ull(seq, name, value);
-}
-
 /* Inside an RCU read-side section in which @sk was read from its slot; nothing of it is locked. */
-static void ts_show_sock(struct seq_file *seq, const char *end, struct sock *sk)
+static void ts_show_sock(struct seq_file *seq, unsigned int side, struct sock *sk)
 {
 	const struct tcp_sock *tp = tcp_sk(sk);
 
-	ts_show_addresses(seq, end, sk);
-	ts_show_number(seq, end, "netns=", sock_net(sk)->ns.inum);
-	ts_show_number(seq, end, "inode=", sock_i_ino(sk));
-	ts_show_number(seq, end, "cgroup=", ts_cgroup_of(sk));
-	ts_show_number(seq, end, "tcp_state=", inet_sk_state_load(sk));
-	ts_show_number(seq, end, "tcp_bytes=", READ_ONCE(tp->bytes_sent) - READ_ONCE(tp->bytes_retrans));
+	ts_show_addresses(seq, side, sk);
+	seq_put_decimal_ull(seq, TS_NAME(side, "netns"), sock_net(sk)->ns.inum);
+	seq_put_decimal_ull(seq, TS_NAME(side, "inode"), sock_i_ino(sk));
+	seq_put_decimal_ull(seq, TS_NAME(side, "cgroup"), ts_cgroup_of(sk));
+	seq_put_decimal_ull(seq, TS_NAME(side, "tcp_state"), inet_sk_state_load(sk));
+	seq_put_decimal_ull(seq, TS_NAME(side, "tcp_bytes"), READ_ONCE(tp->bytes_sent) - READ_ONCE(tp->bytes_retrans));
 }
 
 /* The bucket's lock is held. */
 static int ts_list_show(struct seq_file *seq, void *node)
 {
-	static const char *const ends[] = { " client.", " server." };
 	const struct ts_pair *pair = container_of((struct ts_node *)node, struct ts_pair, node);
 	const struct ts_pair_body *body = (const struct ts_pair_body *)pair->body;
 	unsigned int side;
 
 	seq_put_decimal_ull(seq, "id=", ts_index_place(&ts_listed, &pair->node));
-	for (side = 0; side < ARRAY_SIZE(ends); side++) {
+	for (side = 0; side < 2; side++) {
 		struct sock *sk;
 
 		rcu_read_lock();
 		sk = READ_ONCE(*tcp_splice_slot(body, side));
 		if (sk)
-			ts_show_sock(seq, ends[side], sk);
+			ts_show_sock(seq, side, sk);
 		rcu_read_unlock();
-		tcp_splice_show_lane(seq, ends[side], strlen(ends[side]), body, side);
+		tcp_splice_show_lane(seq, body, side);
 	}
 	seq_putc(seq, '\n');
 	return 0;

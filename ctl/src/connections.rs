@@ -1,11 +1,11 @@
 // SPDX-License-Identifier: GPL-2.0-only
 //! The module's list of spliced connections (`/proc/net/tcp_splice`, described in docs/contract.md): reading its text.
 
+use std::borrow::Cow;
 use std::collections::HashMap;
-use std::io::{self, BufRead};
 use std::net::{SocketAddr, SocketAddrV6};
 
-use serde::Serialize;
+use serde::{Serialize, Serializer};
 
 use crate::ports::Ports;
 
@@ -18,13 +18,21 @@ pub struct Process {
     pub command: String,
 }
 
+/// An address, and how it is written.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Address<'a> {
+    /// The address.
+    pub value: SocketAddr,
+    text: Cow<'a, str>,
+}
+
 /// The socket of one end.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
-pub struct Socket {
+pub struct Socket<'a> {
     /// Its address as it sees it.
-    pub local: SocketAddr,
+    pub local: Address<'a>,
     /// The other end's address as it sees it.
-    pub remote: SocketAddr,
+    pub remote: Address<'a>,
     /// State of its TCP, as `ss` names it.
     pub tcp_state: &'static str,
     /// Number of its network namespace (`lsns -t net`).
@@ -36,18 +44,18 @@ pub struct Socket {
     /// Bytes it sent over TCP.
     pub tcp_bytes: u64,
     /// Who has it open, of those that can be seen from here.
-    pub processes: Vec<Process>,
+    pub processes: &'a [Process],
 }
 
 /// One end: its socket, and the direction in which it sends.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
-pub struct End {
+pub struct End<'a> {
     /// `None` when it has left the connection to the other end.
-    pub socket: Option<Socket>,
+    pub socket: Option<Socket<'a>>,
     /// What carries its bytes: `new` (nothing yet but TCP), `ring`, `leaving` (TCP, behind what is unread in the ring), `tcp`, `closed`.
-    pub carrier: String,
+    pub carrier: &'a str,
     /// Why that is TCP; `none` when it is not.
-    pub reason: String,
+    pub reason: &'a str,
     /// Bytes it sent through the ring.
     pub ring_bytes: u64,
     /// Of these, unread by the other end.
@@ -64,13 +72,13 @@ pub struct End {
 
 /// One connection.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
-pub struct Connection {
+pub struct Connection<'a> {
     /// A number that no other connection has until the module is loaded anew.
     pub id: u64,
     /// The end that connected.
-    pub client: End,
+    pub client: End<'a>,
     /// The end that was accepted.
-    pub server: End,
+    pub server: End<'a>,
 }
 
 /// `ss`'s names, by the kernel's numbers (net/tcp_states.h).
@@ -91,21 +99,15 @@ const STATES: [&str; 14] = [
     "UNCONN",
 ];
 
-impl Connection {
-    /// Reads the list, line by line: it may be long. A line that cannot be read is left out, a field that is not known is passed over: a newer
-    /// module may say more. So are connections of which both ends have left.
-    pub fn read_all(mut list: impl BufRead) -> io::Result<Vec<Self>> {
-        let mut connections = Vec::new();
-        let mut line = String::new();
-        while list.read_line(&mut line)? != 0 {
-            let connection = Self::parse(line.trim_end());
-            connections.extend(connection.filter(|one| one.sockets().next().is_some()));
-            line.clear();
-        }
-        Ok(connections)
+impl<'a> Connection<'a> {
+    /// Reads the list. A line that cannot be read is left out, a field that is not known is passed over: a newer module may say more. So are
+    /// connections of which both ends have left.
+    pub fn read_all(list: &'a str) -> Vec<Self> {
+        let all = list.lines().filter_map(Self::parse);
+        all.filter(|one| one.sockets().next().is_some()).collect()
     }
 
-    fn parse(line: &str) -> Option<Self> {
+    fn parse(line: &'a str) -> Option<Self> {
         let (mut id, mut client, mut server) = (None, Fields::new(), Fields::new());
         for field in line.split_ascii_whitespace() {
             if let Some(field) = field.strip_prefix("client.") {
@@ -124,7 +126,7 @@ impl Connection {
     }
 
     /// The sockets of the ends that have not left.
-    pub fn sockets(&self) -> impl Iterator<Item = &Socket> {
+    pub fn sockets(&self) -> impl Iterator<Item = &Socket<'a>> {
         [&self.client, &self.server]
             .into_iter()
             .filter_map(|end| end.socket.as_ref())
@@ -134,15 +136,15 @@ impl Connection {
     pub fn has_port(&self, ports: &Ports) -> bool {
         let mut addresses = self
             .sockets()
-            .flat_map(|socket| [socket.local, socket.remote]);
-        addresses.any(|address| ports.as_slice().contains(&address.port()))
+            .flat_map(|socket| [&socket.local, &socket.remote]);
+        addresses.any(|address| ports.as_slice().contains(&address.value.port()))
     }
 
     /// Notes who has its sockets open, by inode number.
-    pub fn find_processes(&mut self, owners: &HashMap<u64, Vec<Process>>) {
+    pub fn find_processes(&mut self, owners: &'a HashMap<u64, Vec<Process>>) {
         for end in [&mut self.client, &mut self.server] {
             if let Some(socket) = &mut end.socket {
-                socket.processes = owners.get(&socket.inode).cloned().unwrap_or_default();
+                socket.processes = owners.get(&socket.inode).map_or(&[], Vec::as_slice);
             }
         }
     }
@@ -185,18 +187,18 @@ impl<'a> Fields<'a> {
     }
 }
 
-impl Socket {
+impl<'a> Socket<'a> {
     /// `None`: it has left, or the fields make no sense.
-    fn parse(fields: &mut Fields) -> Option<Self> {
+    fn parse(fields: &mut Fields<'a>) -> Option<Self> {
         Some(Self {
-            local: address(fields.word("local=")?)?,
-            remote: address(fields.word("remote=")?)?,
+            local: Address::parse(fields.word("local=")?)?,
+            remote: Address::parse(fields.word("remote=")?)?,
             netns: fields.number("netns=")?,
             inode: fields.number("inode=")?,
             cgroup: fields.number("cgroup=")?,
             tcp_state: state(fields.word("tcp_state=")?)?,
             tcp_bytes: fields.number("tcp_bytes=")?,
-            processes: Vec::new(),
+            processes: &[],
         })
     }
 }
@@ -206,12 +208,12 @@ fn state(number: &str) -> Option<&'static str> {
     Some(STATES.get(number).copied().unwrap_or("UNKNOWN"))
 }
 
-impl End {
-    fn parse(fields: &mut Fields) -> Option<Self> {
+impl<'a> End<'a> {
+    fn parse(fields: &mut Fields<'a>) -> Option<Self> {
         Some(Self {
             socket: Socket::parse(fields),
-            carrier: fields.word("carrier=")?.to_owned(),
-            reason: fields.word("reason=")?.to_owned(),
+            carrier: fields.word("carrier=")?,
+            reason: fields.word("reason=")?,
             ring_bytes: fields.number("ring_bytes=")?,
             unread: fields.number("unread=")?,
             ring_size: fields.number("ring_size=")?,
@@ -222,13 +224,28 @@ impl End {
     }
 }
 
-/// IPv4 addresses in IPv6 clothes are shown as what they are.
-fn address(text: &str) -> Option<SocketAddr> {
-    let address: SocketAddr = text.parse().ok()?;
-    Some(match address {
-        SocketAddr::V6(v6) => SocketAddr::new(SocketAddrV6::ip(&v6).to_canonical(), v6.port()),
-        v4 => v4,
-    })
+impl<'a> Address<'a> {
+    /// IPv4 addresses in IPv6 clothes are shown as what they are.
+    pub fn parse(text: &'a str) -> Option<Self> {
+        Some(match text.parse().ok()? {
+            SocketAddr::V6(v6) => {
+                let value = SocketAddr::new(SocketAddrV6::ip(&v6).to_canonical(), v6.port());
+                let text = value.to_string().into();
+                Self { value, text }
+            }
+            // There is one way to write it.
+            value => Self {
+                value,
+                text: text.into(),
+            },
+        })
+    }
+}
+
+impl Serialize for Address<'_> {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        serializer.serialize_str(&self.text)
+    }
 }
 
 #[cfg(test)]
@@ -241,11 +258,11 @@ client.ring_size=65536 client.wakes=3 client.stalls=0 client.spun_us=9 server.lo
 server.netns=4026531840 server.inode=12 server.cgroup=2 server.tcp_state=8 server.tcp_bytes=6 server.carrier=tcp \
 server.reason=packets server.ring_bytes=0 server.unread=0 server.ring_size=0 server.wakes=0 server.stalls=1 server.new=x\n";
 
-    fn read_all(text: &str) -> Vec<Connection> {
-        Connection::read_all(text.as_bytes()).unwrap()
+    fn read_all(text: &str) -> Vec<Connection<'_>> {
+        Connection::read_all(text)
     }
 
-    fn one() -> Connection {
+    fn one() -> Connection<'static> {
         let all = read_all(LINE);
         assert_eq!(all.len(), 1);
         all[0].clone()
@@ -268,7 +285,7 @@ server.reason=packets server.ring_bytes=0 server.unread=0 server.ring_size=0 ser
             (9, 0)
         );
         assert_eq!(
-            (&*connection.server.carrier, &*connection.server.reason),
+            (connection.server.carrier, connection.server.reason),
             ("tcp", "packets")
         );
     }
@@ -277,7 +294,8 @@ server.reason=packets server.ring_bytes=0 server.unread=0 server.ring_size=0 ser
     fn order_does_not_matter() {
         let mut fields: Vec<&str> = LINE.trim().split(' ').collect();
         fields.reverse();
-        assert_eq!(read_all(&fields.join(" ")), [one()]);
+        let line = fields.join(" ");
+        assert_eq!(read_all(&line), [one()]);
     }
 
     #[test]
@@ -287,7 +305,8 @@ server.reason=packets server.ring_bytes=0 server.unread=0 server.ring_size=0 ser
             .split(' ')
             .filter(|field| !field.starts_with("client.local"))
             .collect();
-        let all = read_all(&line.join(" "));
+        let text = line.join(" ");
+        let all = read_all(&text);
         assert!(all[0].client.socket.is_none() && all[0].server.socket.is_some());
         let neither: Vec<&str> = line
             .into_iter()
@@ -323,8 +342,9 @@ server.reason=packets server.ring_bytes=0 server.unread=0 server.ring_size=0 ser
             command: "redis-server".into(),
         };
         let mut connection = one();
-        connection.find_processes(&HashMap::from([(12, vec![redis.clone()])]));
-        assert_eq!(connection.client.socket.unwrap().processes, []);
+        let owners = HashMap::from([(12, vec![redis.clone()])]);
+        connection.find_processes(&owners);
+        assert!(connection.client.socket.unwrap().processes.is_empty());
         assert_eq!(connection.server.socket.unwrap().processes, [redis]);
     }
 }

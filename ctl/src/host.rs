@@ -2,7 +2,7 @@
 //! What this host offers: rights, kernel, module, BPF file system, and the lock among instances of this tool.
 
 use std::fs::{self, File};
-use std::io::{self, BufReader};
+use std::io;
 use std::os::unix::fs::OpenOptionsExt;
 use std::path::Path;
 use std::thread::sleep;
@@ -12,7 +12,6 @@ use anyhow::{Context, Result};
 use rustix::fs::FlockOperation;
 use rustix::mount::MountFlags;
 
-use crate::connections::Connection;
 use crate::counters::Counters;
 use crate::fault::Fault;
 use crate::release;
@@ -88,11 +87,11 @@ pub fn counters() -> Option<Counters> {
     Some(Counters::parse(&text))
 }
 
-/// The spliced connections, without the processes that have them open. For root.
-pub fn connections() -> Result<Vec<Connection>> {
+/// The module's list of spliced connections. For root.
+pub fn connections() -> Result<String> {
     for path in CONNECTIONS {
-        match File::open(path).and_then(|list| Connection::read_all(BufReader::new(list))) {
-            Ok(connections) => return Ok(connections),
+        match fs::read_to_string(path) {
+            Ok(list) => return Ok(list),
             Err(error) if error.kind() == io::ErrorKind::NotFound => {}
             Err(error) => return Err(error).with_context(|| format!("failed to read {path}")),
         }

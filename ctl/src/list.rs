@@ -31,7 +31,7 @@ const NUMBERS: usize = 5;
 #[derive(Serialize)]
 struct Json<'a> {
     schema: u32,
-    connections: &'a [Connection],
+    connections: &'a [Connection<'a>],
 }
 
 /// Writes one JSON object, described in the help of `list`, in one line as `ip` and `ss` do: it is long, and for programs.
@@ -90,8 +90,8 @@ fn row(connection: &Connection) -> [String; HEADER.len()] {
 
 /// An end's own address, else what the other one takes for it.
 fn address(end: &End, other: &End) -> Option<SocketAddr> {
-    let own = end.socket.as_ref().map(|socket| socket.local);
-    own.or_else(|| other.socket.as_ref().map(|socket| socket.remote))
+    let own = end.socket.as_ref().map(|socket| socket.local.value);
+    own.or_else(|| other.socket.as_ref().map(|socket| socket.remote.value))
 }
 
 fn named(address: Option<SocketAddr>) -> String {
@@ -100,7 +100,7 @@ fn named(address: Option<SocketAddr>) -> String {
 
 /// `redis-server/512`, and how many more.
 fn owners(socket: Option<&Socket>) -> String {
-    let processes = socket.map_or(&[][..], |socket| &socket.processes);
+    let processes = socket.map_or(&[][..], |socket| socket.processes);
     match processes {
         [] => "-".to_owned(),
         [one] => name(one),
@@ -126,7 +126,7 @@ fn state(client: &End, server: &End) -> String {
 }
 
 fn carrier(end: &End) -> String {
-    match (&*end.carrier, &*end.reason) {
+    match (end.carrier, end.reason) {
         ("tcp" | "leaving" | "closed", reason) if reason != "none" => {
             format!("{} ({reason})", end.carrier)
         }
@@ -136,25 +136,37 @@ fn carrier(end: &End) -> String {
 
 #[cfg(test)]
 mod tests {
-    use super::*;
+    use std::sync::LazyLock;
 
-    fn end(local: &str, remote: &str, carrier: &str, reason: &str) -> End {
+    use super::*;
+    use crate::connections::Address;
+
+    static REDIS: LazyLock<[Process; 1]> = LazyLock::new(|| {
+        [Process {
+            pid: 9,
+            command: "redis-server".into(),
+        }]
+    });
+
+    fn end(
+        local: &'static str,
+        remote: &'static str,
+        carrier: &'static str,
+        reason: &'static str,
+    ) -> End<'static> {
         End {
             socket: Some(Socket {
-                local: local.parse().unwrap(),
-                remote: remote.parse().unwrap(),
+                local: Address::parse(local).unwrap(),
+                remote: Address::parse(remote).unwrap(),
                 tcp_state: "ESTAB",
                 netns: 1,
                 inode: 2,
                 cgroup: 3,
                 tcp_bytes: 4,
-                processes: vec![Process {
-                    pid: 9,
-                    command: "redis-server".into(),
-                }],
+                processes: &*REDIS,
             }),
-            carrier: carrier.into(),
-            reason: reason.into(),
+            carrier,
+            reason,
             ring_bytes: 100,
             unread: 0,
             ring_size: 65536,
@@ -164,7 +176,7 @@ mod tests {
         }
     }
 
-    fn connection() -> Connection {
+    fn connection() -> Connection<'static> {
         Connection {
             id: 1,
             client: end("127.0.0.1:40000", "10.0.0.1:80", "ring", "none"),

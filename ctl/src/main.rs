@@ -133,7 +133,8 @@ fn show(json: bool) -> Result<()> {
 
 fn list(json: bool, ports: Option<&Ports>) -> Result<()> {
     host::check_root()?;
-    let mut connections = host::connections()?;
+    let list = host::connections()?;
+    let mut connections = Connection::read_all(&list);
     if let Some(ports) = ports {
         connections.retain(|connection| connection.has_port(ports));
     }

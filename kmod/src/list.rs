@@ -4,36 +4,49 @@
 use crate::ffi::{self, SeqFile, Sock};
 use crate::life;
 use crate::pair::{Lane, Pair};
-use core::ffi::{CStr, c_char, c_uint, c_void};
+use core::ffi::{c_uint, c_void};
 use core::ptr::NonNull;
-use core::slice;
 use core::sync::atomic::AtomicPtr;
 use tcp_splice_core::handoff::Snapshot;
 use tcp_splice_core::reason::Reason;
 
-/// Writes ` end.name=value` fields; the names come with their `=`.
+/// What stands before a value of each end: the name with all that is around it, so that it is written at once.
+macro_rules! names {
+    ($name:literal) => {
+        [
+            concat!(" client.", $name, "=\0"),
+            concat!(" server.", $name, "=\0"),
+        ]
+    };
+}
+
+/// Writes ` end.name=value` fields.
 struct Fields {
     seq: *mut SeqFile,
-    /// With the space before it and the dot behind.
-    end: &'static [u8],
+    /// 0 or 1.
+    side: c_uint,
 }
 
 impl Fields {
-    fn write(&self, word: &[u8]) {
+    /// With a zero behind it.
+    fn name(&self, [client, server]: [&'static str; 2]) -> &'static str {
+        if self.side == 0 { client } else { server }
+    }
+
+    fn write(&self, word: &str) {
         // SAFETY: the caller's open seq_file; the word is passed with its length.
         unsafe { ffi::ts_seq_word(self.seq, word.as_ptr().cast(), word.len()) }
     }
 
-    fn number(&self, name: &'static CStr, value: u64) {
-        self.write(self.end);
-        // SAFETY: the caller's open seq_file, and a C string.
-        unsafe { ffi::ts_seq_number(self.seq, name.as_ptr(), value) }
+    fn number(&self, names: [&'static str; 2], value: u64) {
+        // SAFETY: the caller's open seq_file; `names!` puts a zero behind each.
+        unsafe { ffi::ts_seq_number(self.seq, self.name(names).as_ptr().cast(), value) }
     }
 
-    fn word(&self, name: &str, word: &str) {
-        self.write(self.end);
-        self.write(name.as_bytes());
-        self.write(word.as_bytes());
+    fn word(&self, names: [&'static str; 2], word: &str) {
+        let name = self.name(names);
+        self.write(name.strip_suffix('\0').unwrap_or(name));
+        self.write(word);
     }
 }
 
@@ -90,28 +103,21 @@ extern "C" fn tcp_splice_rest(pair: *mut c_void) {
 #[unsafe(no_mangle)]
 extern "C" fn tcp_splice_show_lane(
     seq: *mut SeqFile,
-    end: *const c_char,
-    end_len: usize,
     pair: *const c_void,
     side: c_uint,
 ) {
-    // SAFETY: a literal of pairs.c with its length; a listed pair is alive.
-    let (end, lane) = unsafe {
-        (
-            slice::from_raw_parts(end.cast(), end_len),
-            Pair::at(pair).lane(side),
-        )
-    };
-    let fields = Fields { seq, end };
+    // SAFETY: a listed pair is alive.
+    let lane = unsafe { Pair::at(pair) }.lane(side);
+    let fields = Fields { seq, side };
     let cons = lane.cursors.cons();
     let sent = lane.cursors.prod().bytes;
-    fields.word("carrier=", carrier(lane));
-    fields.word("reason=", lane.reason().name());
-    fields.number(c"ring_bytes=", sent);
-    fields.number(c"unread=", sent.saturating_sub(cons));
-    fields.number(c"ring_size=", lane.ring().map_or(0, |ring| ring.capacity()));
+    fields.word(names!("carrier"), carrier(lane));
+    fields.word(names!("reason"), lane.reason().name());
+    fields.number(names!("ring_bytes"), sent);
+    fields.number(names!("unread"), sent.saturating_sub(cons));
+    fields.number(names!("ring_size"), lane.ring().map_or(0, |ring| ring.capacity()));
     let (wakes, stalls) = lane.wakes_and_stalls();
-    fields.number(c"wakes=", u64::from(wakes));
-    fields.number(c"stalls=", u64::from(stalls));
-    fields.number(c"spun_us=", lane.spun_us());
+    fields.number(names!("wakes"), u64::from(wakes));
+    fields.number(names!("stalls"), u64::from(stalls));
+    fields.number(names!("spun_us"), lane.spun_us());
 }

@@ -79,7 +79,7 @@ const TEXTS: &[(&str, &str, u64)] = &[
         PAIRS,
         0x6d834f518e26d627,
     ),
-    ("static int ts_list_show(", PAIRS, 0xd75842c316d4fec5),
+    ("static int ts_list_show(", PAIRS, 0xe17403eb3bfe7962),
     ("bool ts_slots_are_free(", PROTO, 0xe6b6ce5408b1fb40),
     (
         "static noinline int ts_try_sendmsg(",
