@@ -13,12 +13,12 @@ CTL     := target/release/tcp-splice-ctl
 MODDIR  := $(DESTDIR)/lib/modules/$(KVER)/extra
 SBINDIR := $(DESTDIR)/usr/sbin
 
-.PHONY: all help deps module bpf ctl install clean vm demo costs instructions test test-host test-vm test-conformance test-debug test-debug-quick test-kcsan test-compat models fuzz matrix check
+.PHONY: all help deps module bpf ctl install clean vm demo bench costs instructions test test-host test-vm test-conformance test-debug test-debug-quick test-kcsan test-compat models fuzz matrix check
 
 all: module bpf ctl ## build the module, the policy program and the control tool (the default)
 
 help: ## list the targets
-	@sed -n 's/^\([a-z][a-z-]*\):.*## /\1|/p' $(MAKEFILE_LIST) | awk -F'|' '{ printf "  make %-16s %s\n", $$1, $$2 }'
+	@sed -n 's/^\([a-z][a-z-]*\):.*## /\1|/p' $(MAKEFILE_LIST) | awk -F'|' '{ printf "  make %-18s %s\n", $$1, $$2 }'
 	@echo 'Variables: KVER=$(KVER)  DESTDIR=$(DESTDIR)  FILTER=  (part of the names of the tests to run)  SECONDS=$(SECONDS)'
 
 deps: ## install the packages needed to build here (run it with sudo)
@@ -57,6 +57,9 @@ vm: ## a shell in a VM with everything installed
 
 demo: ## measure real programs in a VM: plain TCP, spliced, spliced with busy polling
 	@$(CARGO) xtask demo
+
+bench: ## measure everything in a VM: messages by size and pairs beside AF_UNIX and pipes, and real programs (an hour at most)
+	@$(CARGO) xtask bench
 
 costs: ## measure in a VM what connections cost: making them, having many, using several at once
 	@$(CARGO) xtask costs
