@@ -14,7 +14,7 @@ BENCH   := target/release/tcp-splice-bench
 MODDIR  := $(DESTDIR)/lib/modules/$(KVER)/extra
 SBINDIR := $(DESTDIR)/usr/sbin
 
-.PHONY: all help deps module bpf ctl bench-program install clean vm demo bench costs instructions test test-host test-vm test-conformance test-debug test-debug-quick test-kcsan test-compat models fuzz matrix check
+.PHONY: all help deps module bpf ctl bench-program install clean vm demo bench costs instructions instructions-quick test test-host test-vm test-conformance test-debug test-debug-quick test-kcsan test-compat models fuzz matrix check
 
 all: module bpf ctl bench-program ## build the module, the policy program, the control tool and the benchmark (the default)
 
@@ -70,6 +70,9 @@ costs: ## measure in a VM what connections cost: making them, having many, using
 
 instructions: ## count the instructions of one message in an emulated VM, and compare with bench/instructions.json
 	@$(CARGO) xtask instructions
+
+instructions-quick: ## the same for a few messages only, as CI does
+	@$(CARGO) xtask instructions --quick
 
 test: ## host tests, then the tests in a VM
 	@$(CARGO) xtask test $(FILTER)
