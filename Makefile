@@ -14,7 +14,7 @@ BENCH   := target/release/tcp-splice-bench
 MODDIR  := $(DESTDIR)/lib/modules/$(KVER)/extra
 SBINDIR := $(DESTDIR)/usr/sbin
 
-.PHONY: all help deps module bpf ctl bench-program install clean vm demo bench costs instructions instructions-quick test test-host test-vm test-conformance test-debug test-debug-quick test-kcsan test-compat models fuzz matrix check
+.PHONY: all help deps module bpf ctl bench-program install clean vm demo bench bench-ring costs instructions instructions-quick test test-host test-vm test-conformance test-debug test-debug-quick test-kcsan test-compat models fuzz matrix check
 
 all: module bpf ctl bench-program ## build the module, the policy program, the control tool and the benchmark (the default)
 
@@ -64,6 +64,9 @@ demo: ## measure real programs in a VM: plain TCP, spliced, spliced with busy po
 
 bench: ## measure everything in a VM: messages by size and pairs beside AF_UNIX and pipes, and real programs (an hour at most)
 	@$(CARGO) xtask bench
+
+bench-ring: ## measure the ring's core on this machine, beside other people's rings and a plain copy
+	$(CARGO) bench --locked -p tcp-splice-core --bench ring -- $(FILTER)
 
 costs: ## measure in a VM what connections cost: making them, having many, using several at once
 	@$(CARGO) xtask costs
