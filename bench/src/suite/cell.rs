@@ -180,7 +180,7 @@ pub fn bytes(size: usize) -> String {
 }
 
 /// A count with its word: 1 pair, 8 pairs.
-fn counted(count: usize, word: &str) -> String {
+pub fn counted(count: usize, word: &str) -> String {
     let plural = if count == 1 { "" } else { "s" };
     format!("{count} {word}{plural}")
 }

@@ -36,7 +36,10 @@ struct Panel {
 
 /// Draws the chart into the file `path`.
 pub fn draw(results: &Results, path: &Path) -> Result<()> {
-    let rows = panels();
+    let mut rows = panels();
+    let places = || Place::ALL.into_iter();
+    let measured = |cell: &Cell| places().any(|place| results.cells(place).contains(cell));
+    rows.retain(|panel| panel.cells.iter().any(|(_, cell)| measured(cell)));
     let height = |panel: &Panel| HEIGHTS[if panel.ordered { 1 } else { 2 }];
     let all = HEIGHTS[0] + rows.iter().map(height).sum::<u32>();
     let root = SVGBackend::new(path, (WIDTH, all)).into_drawing_area();
@@ -46,7 +49,7 @@ pub fn draw(results: &Results, path: &Path) -> Result<()> {
         title(results, &head)?;
         for panel in &rows {
             let (row, below) = rest.split_vertically(height(panel));
-            for (place, area) in Place::ALL.into_iter().zip(row.split_evenly((1, 2))) {
+            for (place, area) in places().zip(row.split_evenly((1, 2))) {
                 draw_panel(results, place, panel, &area)?;
             }
             rest = below;
@@ -155,7 +158,7 @@ fn draw_panel(results: &Results, place: Place, panel: &Panel, area: &Area) -> Re
     let mut mesh = chart.configure_mesh();
     mesh.disable_x_mesh()
         .disable_x_axis()
-        .y_label_formatter(&|value| format!("{value}×"));
+        .y_label_formatter(&tick);
     drawn(
         mesh.light_line_style(WHITE)
             .label_style(("sans-serif", 12))
@@ -169,6 +172,17 @@ fn draw_panel(results: &Results, place: Place, panel: &Panel, area: &Area) -> Re
         series(results, place, panel, way, 0.3 + 0.1 * index as f64, plot)?;
     }
     labels(panel, least, plot)
+}
+
+/// Not every line of a logarithmic scale has room for its number.
+fn tick(value: &f64) -> String {
+    let first = value / 10_f64.powf(value.log10().floor());
+    let close = |round: f64| (first / round - 1.0).abs() < 1e-6;
+    if [1.0, 2.0, 5.0, 10.0].into_iter().any(close) {
+        format!("{}×", (value * 100.0).round() / 100.0)
+    } else {
+        String::new()
+    }
 }
 
 /// From below the lowest whisker to above the highest.
@@ -232,6 +246,13 @@ fn labels(panel: &Panel, least: f64, plot: &Plot) -> Result<()> {
 mod tests {
     use super::*;
     use crate::suite::results::tests::example;
+
+    #[test]
+    fn ticks_are_round() {
+        let ticks = [0.1, 0.30000000000000004, 0.5, 1.0, 2.0, 7.0, 10.0, 1000.0];
+        let want = ["0.1×", "", "0.5×", "1×", "2×", "", "10×", "1000×"];
+        assert_eq!(ticks.map(|value| tick(&value)), want);
+    }
 
     #[test]
     fn what_was_measured_is_drawn() {

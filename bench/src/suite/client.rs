@@ -66,9 +66,10 @@ impl Report {
     }
 }
 
-/// Good to a hundredth.
+/// Good to a hundredth, for times of up to a minute.
 fn histogram() -> Result<Histogram<u64>> {
-    Ok(Histogram::new(2)?)
+    let most = u64::try_from(LIMIT.as_nanos())?;
+    Ok(Histogram::new_with_bounds(1, most, 2)?)
 }
 
 /// A client as its parent sees it.
@@ -221,4 +222,62 @@ fn stream(end: &mut End, size: usize, length: Duration) -> Result<Report> {
         seconds,
         times: Vec::new(),
     })
+}
+
+#[cfg(test)]
+mod tests {
+    use std::os::unix::net::UnixStream;
+
+    use super::*;
+    use crate::suite::end::End;
+    use crate::suite::serve;
+
+    /// A client on this thread, its server on another.
+    fn worked(job: Job, serve: fn(End, usize) -> Result<()>, size: usize) -> Report {
+        let (near, far) = UnixStream::pair().unwrap();
+        let (near, far) = (End::of_unix(near), End::of_unix(far));
+        let (mut word, theirs) = UnixStream::pair().unwrap();
+        let server = std::thread::spawn(move || serve(far, size));
+        word.write_all(&20_000_000_u64.to_le_bytes()).unwrap();
+        work(&job, near, theirs).unwrap();
+        server.join().unwrap().unwrap();
+        let mut said = BufReader::new(word);
+        said.read_exact(&mut [0]).unwrap();
+        let mut line = String::new();
+        said.read_line(&mut line).unwrap();
+        serde_json::from_str(&line).unwrap()
+    }
+
+    #[test]
+    fn round_trips_are_counted_and_timed() {
+        let job = Job::RoundTrips {
+            request: message(10),
+            response: message(10),
+        };
+        let report = worked(job, serve::echo, 10);
+        assert!(report.operations > 0 && report.seconds >= 0.02);
+        assert_eq!(report.bytes, 20 * report.operations);
+        let times = Report::times(&[report]).unwrap();
+        // A system call takes longer than this.
+        assert!(times.value_at_quantile(0.5) > 100, "{times:?}");
+    }
+
+    #[test]
+    fn what_is_streamed_arrives() {
+        let report = worked(Job::Stream(3000), serve::swallow, 3000);
+        assert!(report.operations > 0);
+        assert_eq!(report.bytes, 3000 * report.operations);
+    }
+
+    #[test]
+    fn a_wrong_byte_is_found() {
+        let (near, far) = UnixStream::pair().unwrap();
+        let (mut near, mut far) = (End::of_unix(near), End::of_unix(far));
+        let server = std::thread::spawn(move || {
+            let mut buffer = [0; 4];
+            far.receive(&mut buffer).and_then(|_| far.send(b"abcx"))
+        });
+        assert!(trips_checked(&mut near, b"abcd", b"abcd").is_err());
+        server.join().unwrap().unwrap();
+    }
 }

@@ -32,6 +32,11 @@ impl End {
         Ok(Self::of_socket(stream.into()))
     }
 
+    /// An end of a socket pair.
+    pub fn of_unix(stream: UnixStream) -> Self {
+        Self::of_socket(stream.into())
+    }
+
     fn of_socket(socket: OwnedFd) -> Self {
         Self {
             from: socket.into(),
@@ -87,7 +92,7 @@ pub fn link(stage: &Stage, way: Way) -> Result<(End, End)> {
     match way {
         Way::Unix => {
             let (near, far) = UnixStream::pair().context("failed to make a socket pair")?;
-            Ok((End::of_socket(near.into()), End::of_socket(far.into())))
+            Ok((End::of_unix(near), End::of_unix(far)))
         }
         Way::Pipe => {
             let (near_from, far_to) = pipe().context("failed to make a pipe")?;

@@ -8,7 +8,7 @@ use std::path::Path;
 use anyhow::{Context, Result};
 use comfy_table::{CellAlignment, ContentArrangement, Table, presets::UTF8_FULL_CONDENSED};
 
-use super::cell::Cell;
+use super::cell::{Cell, counted};
 use super::chart;
 use super::results::{Figures, Results, Times};
 use super::way::Way;
@@ -79,9 +79,9 @@ fn text(results: &Results) -> Result<String> {
     }
     writeln!(
         text,
-        "ring of {} KiB; {} rounds in one boot, in each of which every way has its turn; medians. A factor is of plain TCP of its round, with the least and the most of all rounds.",
+        "ring of {} KiB; {} in one boot, in each of which every way has its turn; medians. A factor is of plain TCP of its round, with the least and the most of all rounds.",
         results.machine.ring_kbytes,
-        results.rounds()
+        counted(results.rounds() as usize, "round")
     )?;
     for line in &results.checks {
         writeln!(text, "checked: {line}")?;

@@ -9,10 +9,11 @@ mod link;
 mod rivals;
 
 use std::hint::black_box;
-use std::sync::Barrier;
+use std::sync::{Barrier, LazyLock};
 use std::thread;
 use std::time::{Duration, Instant};
 
+use core_affinity::CoreId;
 use criterion::measurement::WallTime;
 use criterion::{BenchmarkGroup, BenchmarkId, Criterion, Throughput};
 use link::{Receive, Send};
@@ -22,11 +23,14 @@ const STREAM_SIZES: [usize; 6] = [64, 1 << 10, 4 << 10, 16 << 10, 64 << 10, 256 
 
 type Group<'a> = BenchmarkGroup<'a, WallTime>;
 
+/// The processors, as the first thread was given them: threads inherit what it is kept on.
+static CORES: LazyLock<Vec<CoreId>> =
+    LazyLock::new(|| core_affinity::get_core_ids().unwrap_or_default());
+
 /// Keeps this thread on the first processor, or on the second.
 fn pin(index: usize) {
-    let cores = core_affinity::get_core_ids().expect("the processors are known");
-    assert!(cores.len() > 1, "two threads need two processors");
-    assert!(core_affinity::set_for_current(cores[index]));
+    assert!(CORES.len() > 1, "two threads need two processors");
+    assert!(core_affinity::set_for_current(CORES[index]));
 }
 
 /// Every byte differs from its neighbours in the message and in the next one.
