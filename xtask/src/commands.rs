@@ -135,27 +135,7 @@ fn summary(tally: Tally) -> Result<()> {
 /// # Errors
 /// When it fails or the kernel complains.
 pub fn demo(options: &VmOptions, more: &[String]) -> Result<()> {
-    let prepared = prepare(options, Flavour::Usual)?;
-    let accel = prepared.accel(options)?;
-    let options = VmOptions {
-        accel: Some(accel),
-        ..options.clone()
-    };
-    let bench = [
-        "env",
-        &format!("TCP_SPLICE_ACCEL={accel}"),
-        "tcp-splice-bench",
-        "run",
-        "--out",
-        "/results",
-    ];
-    let command: Vec<_> = bench
-        .into_iter()
-        .map(str::to_owned)
-        .chain(more.iter().cloned())
-        .collect();
-    let outcome = prepared.boot(&options, &Job::Command(&command), "demo", true)?;
-    guest::verdict_of(&outcome.complaints)
+    measured(options, Flavour::Usual, "demo", &["run"], more)
 }
 
 /// The benchmark suite in the guest.
@@ -167,30 +147,8 @@ pub fn bench(options: &VmOptions, more: &[String]) -> Result<()> {
         time_limit: options.time_limit.max(BENCH_SECONDS),
         ..options.clone()
     };
-    let prepared = prepare(&options, Flavour::Bench)?;
-    let accel = prepared.accel(&options)?;
-    let options = VmOptions {
-        accel: Some(accel),
-        ..options
-    };
-    let bench = [
-        "env",
-        &format!("TCP_SPLICE_ACCEL={accel}"),
-        "tcp-splice-bench",
-        "suite",
-        "--out",
-        "/results",
-        "--all-programs",
-        "--host",
-        &host::line(),
-    ];
-    let command: Vec<_> = bench
-        .into_iter()
-        .map(str::to_owned)
-        .chain(more.iter().cloned())
-        .collect();
-    let outcome = prepared.boot(&options, &Job::Command(&command), "bench", true)?;
-    guest::verdict_of(&outcome.complaints)
+    let suite = ["suite", "--all-programs", "--host", &host::line()];
+    measured(&options, Flavour::Bench, "bench", &suite, more)
 }
 
 /// What connections cost, in a guest with room for many of them.
@@ -203,28 +161,30 @@ pub fn costs(options: &VmOptions, more: &[String]) -> Result<()> {
         time_limit: options.time_limit.max(COSTS_SECONDS),
         ..options.clone()
     };
-    let prepared = prepare(&options, Flavour::Usual)?;
-    let accel = prepared.accel(&options)?;
+    let costs = ["costs", "--host", &host::line()];
+    measured(&options, Flavour::Usual, "costs", &costs, more)
+}
+
+/// A part of tcp-splice-bench in the guest, with its results in results/NAME.
+fn measured(
+    options: &VmOptions,
+    flavour: Flavour,
+    name: &str,
+    part: &[&str],
+    more: &[String],
+) -> Result<()> {
+    let prepared = prepare(options, flavour)?;
+    let accel = prepared.accel(options)?;
     let options = VmOptions {
         accel: Some(accel),
-        ..options
+        ..options.clone()
     };
-    let bench = [
-        "env",
-        &format!("TCP_SPLICE_ACCEL={accel}"),
-        "tcp-splice-bench",
-        "costs",
-        "--out",
-        "/results",
-        "--host",
-        &host::line(),
-    ];
-    let command: Vec<_> = bench
-        .into_iter()
-        .map(str::to_owned)
-        .chain(more.iter().cloned())
-        .collect();
-    let outcome = prepared.boot(&options, &Job::Command(&command), "costs", true)?;
+    let accel = format!("TCP_SPLICE_ACCEL={accel}");
+    let bench = ["env", &accel, "tcp-splice-bench"];
+    let words = bench.iter().chain(part).chain(&["--out", "/results"]);
+    let mut command: Vec<_> = words.map(|word| (*word).to_owned()).collect();
+    command.extend(more.iter().cloned());
+    let outcome = prepared.boot(&options, &Job::Command(&command), name, true)?;
     guest::verdict_of(&outcome.complaints)
 }
 
