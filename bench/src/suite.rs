@@ -54,8 +54,8 @@ pub struct Options {
     /// Seconds of a measurement by this program's own clients; those by others take about one
     #[arg(long, default_value_t = 0.2)]
     seconds: f64,
-    /// Measure only what has one of these words in "PLACE: CELL", such as "loopback" or "stream 64 B" or "nginx"
-    #[arg(long, value_delimiter = ',')]
+    /// Only what has this in "PLACE: CELL", as "loopback", "stream 64 B", "16 KiB, 8 pairs", "nginx"; may be given several times
+    #[arg(long)]
     only: Vec<String>,
     /// One round of short measurements, to see that it works
     #[arg(long)]

@@ -74,7 +74,7 @@ Examples:
   tcp-splice-ctl bench --quick
 
   # only some of it; all options
-  tcp-splice-ctl bench --only redis,\"stream 64 KiB\" --rounds 11 --out /tmp/measured
+  tcp-splice-ctl bench --only redis --only \"stream 64 KiB\" --rounds 11 --out /tmp/measured
   tcp-splice-bench suite --help";
 
 const DRAIN_EXAMPLES: &str = "\
