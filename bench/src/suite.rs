@@ -104,6 +104,10 @@ pub fn redraw(file: &Path, directory: &Path) -> Result<()> {
 pub fn run(options: &Options) -> Result<()> {
     fs::create_dir_all(&options.out)
         .with_context(|| format!("failed to make directory {}", options.out.display()))?;
+    ensure!(
+        std::thread::available_parallelism()?.get() > 1,
+        "client and server need a processor each"
+    );
     let stop = stop_on_signals()?;
     let _kept = Kept::take(options.suspend_policy)?;
     let usage = Usage::enter()?;

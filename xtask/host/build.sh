@@ -37,7 +37,7 @@ chroot "$root" env -i PATH=/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sb
 	echo '"$kver"' >.built-for
 	make -j"$(nproc)" KVER='"$kver"'
 	make install KVER='"$kver"' DESTDIR=/out
-	cargo build --release --locked -p tcp-splice-tests -p tcp-splice-bench
+	cargo build --release --locked -p tcp-splice-tests
 	cd target/release
 	install -D -t /out/usr/bin tcp-splice-tests tcp-splice-conformance tcp-splice-compat'
 

@@ -104,6 +104,16 @@ impl Program {
         }
     }
 
+    fn wanted(self, clients: usize, polled: bool) -> Option<f64> {
+        let (spliced, with_polling) = match (self, clients) {
+            (Self::Redis, 1) => (1.9, 6.0),
+            (Self::Redis, 50) => (2.2, 2.5),
+            (Self::Nginx, 1) => (1.5, 3.0),
+            _ => return None,
+        };
+        Some(if polled { with_polling } else { spliced })
+    }
+
     /// The one whose server it takes, which may be another's.
     pub fn server(self) -> Self {
         match self {
@@ -161,12 +171,41 @@ impl Cell {
         }
     }
 
+    /// The factor against plain TCP that this project wants at least in an emulated guest, where it has said one; for one pair.
+    pub fn wanted(self, way: Way) -> Option<f64> {
+        use Way::{NoSpin, Polled, Spliced};
+        match (self, way) {
+            (Self::RoundTrip { size: 1, pairs: 1 }, NoSpin) => Some(2.5),
+            (Self::RoundTrip { size: 1, pairs: 1 }, Spliced) => Some(8.0),
+            (Self::RoundTrip { size: 1, pairs: 1 }, Polled) => Some(28.0),
+            (Self::RoundTrip { size, pairs: 1 }, _) => trips_wanted(size, way),
+            (Self::Stream { size, pairs: 1 }, Spliced) => {
+                [64 << 10, 256 << 10].contains(&size).then_some(2.2)
+            }
+            (Self::Program { program, clients }, Spliced | Polled) => {
+                program.wanted(clients, way == Polled)
+            }
+            _ => None,
+        }
+    }
+
     /// What it is told apart by among those of its kind with as many pairs.
     pub fn label(self) -> String {
         match self {
             Self::RoundTrip { size, .. } | Self::Stream { size, .. } => bytes(size),
             Self::Program { program, clients } => format!("{} ({clients})", program.name()),
         }
+    }
+}
+
+/// Of larger round trips than those of a byte.
+fn trips_wanted(size: usize, way: Way) -> Option<f64> {
+    match (size, way) {
+        (1024, Way::Polled) => Some(12.0),
+        (16_384, Way::Polled) => Some(3.0),
+        (65_536, Way::Polled) => Some(2.6),
+        (65_536, Way::Spliced) => Some(2.3),
+        _ => None,
     }
 }
 

@@ -94,6 +94,7 @@ fn text(results: &Results) -> Result<String> {
             text += &of_kind(results, place, kind)?;
         }
     }
+    text += &targets(results);
     for against in [Way::Plain, Way::Unix, Way::Pipe] {
         text += &compared(results, against)?;
     }
@@ -160,8 +161,35 @@ fn rate(results: &Results, place: Place, cell: Cell, way: Way) -> String {
     }
     let factor = results.factor(place, cell, way, Way::Plain);
     factor.map_or_else(String::new, |Summary { median, min, max }| {
-        format!("{} ({}..{})", short(median), short(min), short(max))
+        let mark = match cell.wanted(way) {
+            None => "",
+            Some(wanted) if median >= wanted => " ✓",
+            Some(_) => " ✗",
+        };
+        format!("{} ({}..{}){mark}", short(median), short(min), short(max))
     })
+}
+
+/// Which factors are what this project wants.
+fn targets(results: &Results) -> String {
+    let (mut all, mut missed) = (0, String::new());
+    for place in Place::ALL {
+        for cell in results.cells(place) {
+            for way in cell.ways(place) {
+                let factor = results.factor(place, cell, way, Way::Plain);
+                let (Some(wanted), Some(factor)) = (cell.wanted(way), factor) else {
+                    continue;
+                };
+                all += 1;
+                if factor.median < wanted {
+                    let factor = short(factor.median);
+                    missed += &format!("  {}: {cell}, {way}: {factor} of {wanted}\n", place.name());
+                }
+            }
+        }
+    }
+    let met = all - missed.lines().count();
+    format!("\ntargets (✓ met, ✗ missed): {met} of {all} met\n{missed}")
 }
 
 fn times(results: &Results, place: Place, cell: Cell, way: Way) -> String {
@@ -223,6 +251,19 @@ mod tests {
         assert_eq!(text.matches(" 500 ").count(), 3, "{text}");
         assert!(text.contains("488,281"), "{text}");
         assert!(text.contains("10,000 / 20,000"), "{text}");
+    }
+
+    #[test]
+    fn what_is_missed_is_named() {
+        let mut results = example();
+        assert!(targets(&results).contains("0 of 0 met"));
+        for sample in &mut results.samples {
+            sample.cell = Cell::RoundTrip { size: 1, pairs: 1 };
+        }
+        let text = text(&results).unwrap();
+        assert!(text.contains("2.50 (2.00..2.60) ✗"), "{text}");
+        let missed = "0 of 1 met\n  loopback: round trip 1 B, 1 pair, spliced: 2.50 of 8\n";
+        assert!(text.contains(missed), "{text}");
     }
 
     #[test]
