@@ -10,15 +10,16 @@ SECONDS ?= 60
 
 MODULE  := kmod/tcp_splice.ko
 CTL     := target/release/tcp-splice-ctl
+BENCH   := target/release/tcp-splice-bench
 MODDIR  := $(DESTDIR)/lib/modules/$(KVER)/extra
 SBINDIR := $(DESTDIR)/usr/sbin
 
-.PHONY: all help deps module bpf ctl install clean vm demo costs instructions test test-host test-vm test-conformance test-debug test-debug-quick test-kcsan test-compat models fuzz matrix check
+.PHONY: all help deps module bpf ctl bench-program install clean vm demo bench bench-ring costs instructions instructions-quick test test-host test-vm test-conformance test-debug test-debug-quick test-kcsan test-compat models fuzz matrix check
 
-all: module bpf ctl ## build the module, the policy program and the control tool (the default)
+all: module bpf ctl bench-program ## build the module, the policy program, the control tool and the benchmark (the default)
 
 help: ## list the targets
-	@sed -n 's/^\([a-z][a-z-]*\):.*## /\1|/p' $(MAKEFILE_LIST) | awk -F'|' '{ printf "  make %-16s %s\n", $$1, $$2 }'
+	@sed -n 's/^\([a-z][a-z-]*\):.*## /\1|/p' $(MAKEFILE_LIST) | awk -F'|' '{ printf "  make %-18s %s\n", $$1, $$2 }'
 	@echo 'Variables: KVER=$(KVER)  DESTDIR=$(DESTDIR)  FILTER=  (part of the names of the tests to run)  SECONDS=$(SECONDS)'
 
 deps: ## install the packages needed to build here (run it with sudo)
@@ -36,15 +37,18 @@ build/policy.bpf.o: $(wildcard bpf/*)
 ctl: ## build tcp-splice-ctl
 	$(CARGO) build --release --locked -p tcp-splice-ctl
 
+bench-program: ## build tcp-splice-bench, which tcp-splice-ctl bench runs
+	$(CARGO) build --release --locked -p tcp-splice-bench
+
 # Builds nothing, so that `sudo make install` needs no compiler in root's PATH.
 install: ## install what was built into DESTDIR
-	@for file in $(MODULE) $(CTL); do \
+	@for file in $(MODULE) $(CTL) $(BENCH); do \
 		[ -e $$file ] || { echo "$$file is not there: run make first" >&2; exit 1; }; done
 	@for built in $$(PATH="$$PATH:/usr/sbin:/sbin" modinfo -F vermagic $(MODULE) | cut -d' ' -f1); do \
 		[ "$$built" = '$(KVER)' ] || \
 		{ echo "$(MODULE) was built for $$built: run make KVER=$(KVER), or make install KVER=$$built" >&2; exit 1; }; done
 	install -D -m 644 $(MODULE) '$(MODDIR)/tcp_splice.ko'
-	install -D -m 755 $(CTL) '$(SBINDIR)/tcp-splice-ctl'
+	install -D -m 755 -t '$(SBINDIR)' $(CTL) $(BENCH)
 	@[ -n '$(DESTDIR)' ] || { echo depmod -a '$(KVER)'; PATH="$$PATH:/usr/sbin:/sbin" depmod -a '$(KVER)'; }
 
 clean: ## remove what was built here (not the cache of the VM world: cargo xtask purge)
@@ -58,11 +62,20 @@ vm: ## a shell in a VM with everything installed
 demo: ## measure real programs in a VM: plain TCP, spliced, spliced with busy polling
 	@$(CARGO) xtask demo
 
+bench: ## measure everything in a VM: messages by size and pairs beside AF_UNIX and pipes, and real programs (an hour at most)
+	@$(CARGO) xtask bench
+
+bench-ring: ## measure the ring's core on this machine, beside other people's rings and a plain copy
+	$(CARGO) bench --locked -p tcp-splice-core --bench ring -- $(FILTER)
+
 costs: ## measure in a VM what connections cost: making them, having many, using several at once
 	@$(CARGO) xtask costs
 
 instructions: ## count the instructions of one message in an emulated VM, and compare with bench/instructions.json
 	@$(CARGO) xtask instructions
+
+instructions-quick: ## the same for a few messages only, as CI does
+	@$(CARGO) xtask instructions --quick
 
 test: ## host tests, then the tests in a VM
 	@$(CARGO) xtask test $(FILTER)

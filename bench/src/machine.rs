@@ -79,13 +79,17 @@ fn memory(text: &str) -> u64 {
 }
 
 fn programs() -> BTreeMap<String, String> {
+    // Some answer to standard error.
     let asked = [
-        ("netperf", &["netperf", "-V"]),
-        ("redis-server", &["redis-server", "--version"]),
-        ("tcp-splice-ctl", &["tcp-splice-ctl", "--version"]),
+        ("netperf", "netperf -V"),
+        ("redis-server", "redis-server --version"),
+        ("nginx", "nginx -v 2>&1"),
+        ("postgres", "/usr/lib/postgresql/*/bin/postgres --version"),
+        ("memcached", "memcached --version"),
+        ("tcp-splice-ctl", "tcp-splice-ctl --version"),
     ];
-    let answer = |(name, argv): (&str, &[&str; 2])| {
-        let text = run(argv).unwrap_or_default();
+    let answer = |(name, script): (&str, &str)| {
+        let text = run(&["sh", "-c", script]).unwrap_or_default();
         let line = text.lines().next().unwrap_or("unknown").trim().to_owned();
         (name.to_owned(), line)
     };

@@ -15,6 +15,7 @@ mod results;
 mod run;
 mod splices;
 mod stats;
+mod suite;
 
 use std::path::PathBuf;
 use std::process::ExitCode;
@@ -34,6 +35,8 @@ struct Cli {
 enum Command {
     /// Check the data, measure, and write results.json, report.txt and chart.svg
     Run(run::Options),
+    /// Measure messages by size and number of pairs beside AF_UNIX and pipes, and real programs; writes suite.json, suite.txt and suite.svg
+    Suite(suite::Options),
     /// Print what copying costs on this machine, by the ways that the module chooses from
     Copies,
     /// Measure splice(2) from a spliced connection beside recv() on it
@@ -44,9 +47,9 @@ enum Command {
     Instructions(instructions::Options),
     /// Draw tables and chart once more from raw results
     Report {
-        /// A results.json of an earlier run
+        /// A results.json or suite.json of an earlier run
         results: PathBuf,
-        /// Where to put report.txt and chart.svg (default: beside the results)
+        /// Where to put them (default: beside the results)
         #[arg(long)]
         out: Option<PathBuf>,
     },
@@ -65,6 +68,7 @@ fn main() -> ExitCode {
 fn start(command: Command) -> Result<()> {
     match command {
         Command::Run(options) => run::run(&options),
+        Command::Suite(options) => suite::run(&options),
         Command::Copies => copies::run(),
         Command::Splices(options) => splices::run(&options),
         Command::Costs(options) => costs::run(&options),
@@ -72,6 +76,9 @@ fn start(command: Command) -> Result<()> {
         Command::Report { results, out } => {
             let directory = out.or_else(|| results.parent().map(PathBuf::from));
             let directory = directory.unwrap_or_default();
+            if suite::results::Results::are_in(&results)? {
+                return suite::redraw(&results, &directory);
+            }
             report::write(&results::Results::load(&results)?, &directory)
         }
     }

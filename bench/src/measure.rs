@@ -142,9 +142,17 @@ const FIRST_REQUESTS: f64 = 3000.0;
 /// The same for many clients, whose requests are served in batches.
 const FIRST_REQUESTS_MANY: f64 = 12_000.0;
 /// Bytes that a GET and its answer have at least.
-const GET_BYTES: f64 = 30.0;
+pub const GET_BYTES: f64 = 30.0;
 
 fn redis(stage: &Stage, clients: u32, amount: Amount) -> Result<(f64, f64)> {
+    let (requests, text) = redis_benchmark(stage, clients, amount)?;
+    let rate = redis_column(&text, REDIS_RATE);
+    let rate = rate.with_context(|| format!("failed to understand redis-benchmark: {text:?}"))?;
+    Ok((rate, GET_BYTES * requests))
+}
+
+/// Runs redis-benchmark; returns how many requests it made, and what it said.
+pub fn redis_benchmark(stage: &Stage, clients: u32, amount: Amount) -> Result<(f64, String)> {
     let first = if clients > 1 {
         FIRST_REQUESTS_MANY
     } else {
@@ -155,22 +163,22 @@ fn redis(stage: &Stage, clients: u32, amount: Amount) -> Result<(f64, f64)> {
     let to = ["-h", &stage.host, "-p", REDIS_PORT];
     let load = ["-t", "get", "-c", &clients, "-n", &count, "--csv"];
     let argv = [&["taskset", "-c", "1", "redis-benchmark"][..], &to, &load].concat();
-    let text = stage.client(&argv)?;
-    let rate = parse_redis(&text);
-    let rate = rate.with_context(|| format!("failed to understand redis-benchmark: {text:?}"))?;
-    Ok((rate, GET_BYTES * requests))
+    Ok((requests, stage.client(&argv)?))
 }
 
-/// The second column of the line that begins with "GET".
-fn parse_redis(text: &str) -> Result<f64> {
+/// Column of redis-benchmark's rate, requests in a second.
+pub const REDIS_RATE: usize = 1;
+
+/// A column of the line that begins with "GET".
+pub fn redis_column(text: &str, column: usize) -> Result<f64> {
     let line = text.lines().find(|line| line.starts_with("\"GET\""));
     let field = line
-        .and_then(|line| line.split(',').nth(1))
+        .and_then(|line| line.split(',').nth(column))
         .context("no line for GET")?;
     let figure = field.trim_matches('"');
     figure
         .parse()
-        .with_context(|| format!("rate is {figure:?}"))
+        .with_context(|| format!("column {column} is {figure:?}"))
 }
 
 #[cfg(test)]
@@ -188,8 +196,9 @@ mod tests {
     #[test]
     fn understands_redis_benchmark() {
         let text = "\"test\",\"rps\",\"avg_latency_ms\"\n\"GET\",\"52083.33\",\"0.015\"\n";
-        assert_eq!(parse_redis(text).unwrap(), 52083.33);
-        assert!(parse_redis("").is_err());
+        assert_eq!(redis_column(text, REDIS_RATE).unwrap(), 52083.33);
+        assert!(redis_column(text, 9).is_err());
+        assert!(redis_column("", REDIS_RATE).is_err());
     }
 
     #[test]

@@ -55,34 +55,60 @@ pub struct Stage {
     pub host: String,
     /// The namespaces, where there are any.
     pub names: Option<Names>,
-    _servers: [Daemon; 2],
+    servers: Vec<Daemon>,
 }
 
 impl Stage {
-    /// Starts the servers on CPU 0; clients run on CPU 1.
-    pub fn set_up(place: Place, names: &Names) -> Result<Self> {
+    /// A place without servers.
+    pub fn new(place: Place, names: &Names) -> Self {
         let names = (place == Place::Netns).then(|| names.clone());
         let host = match place {
             Place::Loopback => "127.0.0.1".to_owned(),
             Place::Netns => SERVER_V4.to_string(),
         };
+        Self {
+            place,
+            host,
+            names,
+            servers: Vec::new(),
+        }
+    }
+
+    /// The place with the servers of a demo, on CPU 0; clients run on CPU 1.
+    pub fn set_up(place: Place, names: &Names) -> Result<Self> {
+        let mut stage = Self::new(place, names);
         let netserver = ["netserver", "-D", "-4", "-p", NETPERF_PORT];
+        stage.serve("0", NETPERF_PORT, &netserver)?;
+        stage.serve_redis()?;
+        Ok(stage)
+    }
+
+    /// Starts redis on CPU 0.
+    pub fn serve_redis(&mut self) -> Result<()> {
         let store = ["--save", "", "--appendonly", "no", "--protected-mode", "no"];
         let redis = [
             &["redis-server", "--port", REDIS_PORT, "--bind", "*"][..],
             &store,
         ]
         .concat();
-        let servers = [start(&names, &netserver)?, start(&names, &redis)?];
-        let stage = Self {
-            place,
-            host,
-            names,
-            _servers: servers,
-        };
-        stage.wait_for(NETPERF_PORT)?;
-        stage.wait_for(REDIS_PORT)?;
-        Ok(stage)
+        self.serve("0", REDIS_PORT, &redis)
+    }
+
+    /// Starts a server on one CPU and waits until it listens; it ends with the stage.
+    pub fn serve(&mut self, cpu: &str, port: &str, argv: &[&str]) -> Result<()> {
+        let server = self.start(cpu, port, argv)?;
+        self.servers.push(server);
+        Ok(())
+    }
+
+    /// The same for a server that ends when the caller is through with it.
+    pub fn start(&self, cpu: &str, port: &str, argv: &[&str]) -> Result<Daemon> {
+        let pinned = [&["taskset", "-c", cpu], argv].concat();
+        let words = words(&self.names, Side::Server, &pinned);
+        let server = Daemon::start(&words.iter().map(String::as_str).collect::<Vec<_>>())?;
+        self.wait_for(port)
+            .with_context(|| format!("failed to start {}", argv[0]))?;
+        Ok(server)
     }
 
     fn wait_for(&self, port: &str) -> Result<()> {
@@ -109,12 +135,6 @@ pub fn wait_for(names: &Option<Names>, port: &str) -> Result<()> {
         std::thread::sleep(Duration::from_millis(10));
     }
     Ok(())
-}
-
-fn start(names: &Option<Names>, argv: &[&str]) -> Result<Daemon> {
-    let pinned = [&["taskset", "-c", "0"], argv].concat();
-    let argv = words(names, Side::Server, &pinned);
-    Daemon::start(&argv.iter().map(String::as_str).collect::<Vec<_>>())
 }
 
 #[derive(Clone, Copy)]

@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: GPL-2.0-only
 //! The command line.
 
+use std::ffi::OsString;
 use std::path::PathBuf;
 use std::time::Duration;
 
@@ -59,6 +60,22 @@ The object printed by --json:
 
 Example:
   tcp-splice-ctl status --json | jq .counters.pairs_alive";
+
+const BENCH_EXAMPLES: &str = "\
+Only connections of the benchmark's own are offered while it runs. It does not run while a policy is in force, unless
+--suspend-policy says that the policy may be taken away: it is put back in the end, and connections that are made
+meanwhile stay plain TCP. Programs that are not installed are left out, and named.
+
+Examples:
+  # everything, into the directory tcp-splice-bench: suite.txt, suite.svg, suite.json
+  tcp-splice-ctl bench
+
+  # does it work here? one short round of everything
+  tcp-splice-ctl bench --quick
+
+  # only some of it; all options
+  tcp-splice-ctl bench --only redis --only \"stream 64 KiB\" --rounds 11 --out /tmp/measured
+  tcp-splice-bench suite --help";
 
 const DRAIN_EXAMPLES: &str = "\
 Examples:
@@ -140,6 +157,15 @@ pub enum Command {
     /// so that it can be unloaded after `disable`. Connections that are made later are spliced if the policy in force says so.
     #[command(after_help = DRAIN_EXAMPLES)]
     Drain(Drain),
+    /// Measure this machine: messages and installed servers over plain TCP, spliced, polled, AF_UNIX and pipes
+    ///
+    /// Takes about twenty minutes. The machine should have nothing else to do.
+    #[command(after_help = BENCH_EXAMPLES)]
+    Bench {
+        /// Options of `tcp-splice-bench suite`
+        #[arg(trailing_var_arg = true, allow_hyphen_values = true)]
+        options: Vec<OsString>,
+    },
     /// Write the manual pages into a directory
     #[command(hide = true)]
     Man {

@@ -2,9 +2,10 @@
 //! `tcp-splice-ctl`: which connections are offered to the kernel module `tcp_splice`.
 //!
 //! Pure parts: [`args`], [`policy`], [`ports`], [`counters`], [`connections`], [`list`], [`status`], [`release`], [`fault`].
-//! Effects: [`host`], [`owners`], [`cgroup`], [`program`], [`pins`], [`polling`], [`mod@drain`]. There is no state file: what is in force is read back from the kernel.
+//! Effects: [`host`], [`owners`], [`cgroup`], [`program`], [`pins`], [`polling`], [`mod@drain`], [`mod@bench`]. There is no state file: what is in force is read back from the kernel.
 
 mod args;
+mod bench;
 mod cgroup;
 mod connections;
 mod counters;
@@ -21,6 +22,7 @@ mod program;
 mod release;
 mod status;
 
+use std::ffi::OsString;
 use std::io::{self, BufWriter, Write};
 use std::path::Path;
 use std::process::ExitCode;
@@ -76,6 +78,7 @@ fn run(command: &Command) -> Result<()> {
         Command::List { json, ports } => list(*json, ports.as_ref()),
         Command::Disable(options) => disable(options),
         Command::Drain(options) => drain(options),
+        Command::Bench { options } => bench(options),
         Command::Man { dir } => man(dir),
         Command::Completions { shell } => {
             clap_complete::generate(
@@ -109,6 +112,12 @@ fn disable(options: &Disable) -> Result<()> {
 fn drain(options: &Drain) -> Result<()> {
     host::check_root()?;
     drained(drain::drain(options.ports.as_ref(), options.timeout())?)
+}
+
+fn bench(options: &[OsString]) -> Result<()> {
+    host::check_root()?;
+    host::check_kernel()?;
+    bench::become_it(options)
 }
 
 fn drained(sockets: u64) -> Result<()> {

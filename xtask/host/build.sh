@@ -37,9 +37,9 @@ chroot "$root" env -i PATH=/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sb
 	echo '"$kver"' >.built-for
 	make -j"$(nproc)" KVER='"$kver"'
 	make install KVER='"$kver"' DESTDIR=/out
-	cargo build --release --locked -p tcp-splice-tests -p tcp-splice-bench
+	cargo build --release --locked -p tcp-splice-tests
 	cd target/release
-	install -D -t /out/usr/bin tcp-splice-tests tcp-splice-conformance tcp-splice-compat tcp-splice-bench'
+	install -D -t /out/usr/bin tcp-splice-tests tcp-splice-conformance tcp-splice-compat'
 
 # The index of all modules, ours included, so that modprobe works in the guest without a depmod there.
 # Files are shared with the root file system; depmod replaces its own and does not write into them.

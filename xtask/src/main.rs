@@ -78,6 +78,14 @@ enum Task {
         #[arg(last = true)]
         more: Vec<String>,
     },
+    /// Measure everything: messages by size and number of pairs beside AF_UNIX and pipes, and real programs
+    Bench {
+        #[command(flatten)]
+        vm: VmOptions,
+        /// More arguments for `tcp-splice-bench suite`
+        #[arg(last = true)]
+        more: Vec<String>,
+    },
     /// Count the instructions of one message over plain TCP, spliced, and AF_UNIX (always in emulation)
     Instructions {
         #[command(flatten)]
@@ -197,6 +205,7 @@ fn main() -> ExitCode {
         Task::TestHost => commands::test_host(),
         Task::TestVm { vm, quick, filter } => commands::test_vm(&vm, quick, filter.as_deref()),
         Task::Demo { vm, more } => commands::demo(&vm, &more),
+        Task::Bench { vm, more } => commands::bench(&vm, &more),
         Task::Instructions { options } => instructions::run(&options),
         Task::Costs { vm, more } => commands::costs(&vm, &more),
         Task::Compat { vm, more } => commands::compat(&vm, &more),

@@ -36,6 +36,9 @@ const COMPAT_PACKAGES: &[&str] = &[
 ];
 const COMPAT_KERNEL_PACKAGES: &[&str] = &["linux-source", "linux-libc-dev"];
 
+/// What `bench` measures besides: servers that no test needs.
+const BENCH_PACKAGES: &[&str] = &["memcached", "postgresql-17"];
+
 const MAKE_ROOT: &str = include_str!("../host/make-root.sh");
 const KEEP_KERNELS: &str = include_str!("../host/keep-kernels.sh");
 const MAKE_SELFTESTS: &str = include_str!("../host/make-selftests.sh");
@@ -49,6 +52,8 @@ pub enum Flavour {
     Usual,
     /// all that, and other people's test suites
     Compat,
+    /// all that is usual, and the servers that are measured
+    Bench,
 }
 
 impl Flavour {
@@ -57,6 +62,7 @@ impl Flavour {
         match self {
             Self::Usual => "root",
             Self::Compat => "compat-root",
+            Self::Bench => "bench-root",
         }
     }
 
@@ -64,6 +70,7 @@ impl Flavour {
         let more = match self {
             Self::Usual => "",
             Self::Compat => " with other people's test suites",
+            Self::Bench => " with the servers that are measured",
         };
         format!("the guest's root file system{more} (Debian {SUITE}; once, a few minutes)")
     }
@@ -71,7 +78,7 @@ impl Flavour {
     /// The script that is run over the finished root before it becomes an image, empty for none.
     fn finish(self) -> &'static str {
         match self {
-            Self::Usual => "",
+            Self::Usual | Self::Bench => "",
             Self::Compat => MAKE_SELFTESTS,
         }
     }
@@ -81,6 +88,7 @@ impl Flavour {
         let (kernel, more) = match self {
             Self::Usual => (&[][..], &[][..]),
             Self::Compat => (COMPAT_KERNEL_PACKAGES, COMPAT_PACKAGES),
+            Self::Bench => (&[][..], BENCH_PACKAGES),
         };
         let kernel = KERNEL_PACKAGES.iter().chain(kernel);
         let others = PACKAGES.iter().chain(more);
@@ -288,13 +296,14 @@ mod tests {
     }
 
     #[test]
-    fn suites_come_with_everything_usual() {
-        let (usual, compat) = (Flavour::Usual.packages(), Flavour::Compat.packages());
-        assert!(
-            usual
-                .split(',')
-                .all(|package| compat.split(',').any(|p| p == package))
-        );
+    fn every_flavour_comes_with_everything_usual() {
+        let usual = Flavour::Usual.packages();
+        for flavour in [Flavour::Compat, Flavour::Bench] {
+            let packages = flavour.packages();
+            let has = |package: &str| packages.split(',').any(|other| other == package);
+            assert!(usual.split(',').all(has), "{flavour:?}");
+        }
+        let compat = Flavour::Compat.packages();
         assert!(compat.contains(",linux-source/trixie-backports,"));
     }
 

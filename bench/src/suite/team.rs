@@ -1,0 +1,189 @@
+// SPDX-License-Identifier: GPL-2.0-only
+//! Clients and servers of this program's own, and one measurement by them.
+
+use std::net::SocketAddr;
+use std::time::Duration;
+
+use anyhow::{Context, Result};
+
+use super::cell::Cell;
+use super::client::{Client, Job, Report};
+use super::end::{End, connect, connect_inside, link, listen};
+use super::results::{Figures, Times};
+use super::usage::Usage;
+use super::way::Way;
+use super::{cpu, serve};
+use crate::instructions::message;
+use crate::instructions::server::Server;
+use crate::place::Stage;
+
+/// Processes that wait for the word.
+#[derive(Debug)]
+pub struct Team {
+    clients: Vec<Client>,
+    servers: Vec<Server>,
+    /// bytes in the unit of the rate; none: operations are counted
+    unit: Option<f64>,
+}
+
+/// Size of what goes to the epoll server and through the proxy.
+const SMALL: usize = 64;
+
+impl Team {
+    fn new() -> Self {
+        Self {
+            clients: Vec::new(),
+            servers: Vec::new(),
+            unit: None,
+        }
+    }
+
+    /// Round trips, each pair over a link of its own.
+    pub fn of_trips(stage: &Stage, way: Way, size: usize, pairs: usize) -> Result<Self> {
+        let mut team = Self::new();
+        for pair in 0..pairs {
+            let (near, far) = link(stage, way)?;
+            // The client comes first: the server must not have its end, or would never see a pipe end.
+            team.client(pair, echoed(size), near)?;
+            team.server(pair, || serve::echo(far, size))?;
+        }
+        Ok(team)
+    }
+
+    /// Streams, each pair over a link of its own.
+    pub fn of_streams(stage: &Stage, way: Way, size: usize, pairs: usize) -> Result<Self> {
+        let mut team = Self::new();
+        team.unit = Some(1e6);
+        for pair in 0..pairs {
+            let (near, far) = link(stage, way)?;
+            team.client(pair, Job::Stream(size), near)?;
+            team.server(pair, || serve::swallow(far, size))?;
+        }
+        Ok(team)
+    }
+
+    /// Clients of one server that waits in epoll.
+    pub fn of_epoll(stage: &Stage, clients: usize) -> Result<Self> {
+        let mut team = Self::new();
+        let listener = listen(stage)?;
+        for client in 0..clients {
+            let near = connect(stage, listener.local_addr()?)?;
+            team.client(client, echoed(SMALL), near)?;
+        }
+        team.server(0, || serve::echo_epoll(&listener, clients))?;
+        Ok(team)
+    }
+
+    /// A client, a proxy that uses splice(2), and a server behind it.
+    pub fn of_proxy(stage: &Stage) -> Result<Self> {
+        let mut team = Self::new();
+        let (front, back) = (listen(stage)?, listen(stage)?);
+        let near = connect(stage, front.local_addr()?)?;
+        team.client(0, echoed(SMALL), near)?;
+        let upstream = connect_inside(stage, back.local_addr()?)?;
+        let (far, _) = back.accept().context("failed to accept")?;
+        let far = End::of_tcp(far)?;
+        let (client, _) = front.accept().context("failed to accept")?;
+        client.set_nodelay(true)?;
+        team.server(1, || serve::splice_proxy(client, upstream))?;
+        team.server(0, || serve::echo(far, SMALL))?;
+        Ok(team)
+    }
+
+    /// Clients of a server that runs already, all with the same request, which gets the same response.
+    pub fn of_requests(
+        stage: &Stage,
+        server: SocketAddr,
+        clients: usize,
+        (request, response): (&[u8], &[u8]),
+    ) -> Result<Self> {
+        let mut team = Self::new();
+        for client in 0..clients {
+            let job = Job::RoundTrips {
+                request: request.to_owned(),
+                response: response.to_owned(),
+            };
+            team.client(client, job, connect(stage, server)?)?;
+        }
+        Ok(team)
+    }
+
+    fn client(&mut self, pair: usize, job: Job, end: End) -> Result<()> {
+        let client = Client::start(cpu::of_client(pair), job, end)?;
+        self.clients.push(client);
+        Ok(())
+    }
+
+    fn server(&mut self, pair: usize, serve: impl FnOnce() -> Result<()>) -> Result<()> {
+        let server = Server::start(|| {
+            cpu::stay_on(cpu::of_server(pair))?;
+            serve()
+        })?;
+        self.servers.push(server);
+        Ok(())
+    }
+
+    /// Lets all clients work at the same time.
+    pub fn measure(mut self, usage: &Usage, length: Duration) -> Result<Figures> {
+        for client in &mut self.clients {
+            client.ready()?;
+        }
+        let before = usage.seconds()?;
+        for client in &mut self.clients {
+            client.go(length)?;
+        }
+        let reports = self.clients.iter_mut().map(Client::report);
+        let reports = reports.collect::<Result<Vec<_>>>()?;
+        let cpu_seconds = usage.seconds()? - before;
+        for client in self.clients {
+            client.join()?;
+        }
+        for server in self.servers {
+            server.join()?;
+        }
+        figures(&reports, self.unit, cpu_seconds)
+    }
+}
+
+fn echoed(size: usize) -> Job {
+    Job::RoundTrips {
+        request: message(size),
+        response: message(size),
+    }
+}
+
+fn figures(reports: &[Report], unit: Option<f64>, cpu_seconds: f64) -> Result<Figures> {
+    let rate = |report: &Report| match unit {
+        Some(unit) => report.bytes as f64 / unit / report.seconds,
+        None => report.operations as f64 / report.seconds,
+    };
+    let times = Report::times(reports)?;
+    let micros = |quantile| times.value_at_quantile(quantile) as f64 / 1e3;
+    Ok(Figures {
+        rate: reports.iter().map(rate).sum(),
+        operations: reports.iter().map(|report| report.operations).sum(),
+        bytes: reports.iter().map(|report| report.bytes).sum(),
+        cpu_seconds,
+        times: (!times.is_empty()).then(|| Times {
+            p50: micros(0.5),
+            p99: micros(0.99),
+            p999: Some(micros(0.999)),
+        }),
+    })
+}
+
+/// Messages in one way; the cell is no program's.
+pub fn messages(
+    stage: &Stage,
+    cell: Cell,
+    way: Way,
+    usage: &Usage,
+    length: Duration,
+) -> Result<Figures> {
+    let team = match cell {
+        Cell::RoundTrip { size, pairs } => Team::of_trips(stage, way, size, pairs)?,
+        Cell::Stream { size, pairs } => Team::of_streams(stage, way, size, pairs)?,
+        Cell::Program { .. } => anyhow::bail!("{cell} is a program's"),
+    };
+    team.measure(usage, length)
+}
