@@ -42,8 +42,27 @@ use results::{Figures, Results, Sample};
 use usage::Usage;
 use way::{Switch, Way};
 
+const RESULTS: &str = "\
+suite.json:
+  kind      suite
+  schema    1; it changes only when a field here is removed or changes its meaning
+  version   of this program; machine, host: what it ran on; checks, left_out: lines of the report
+  samples   each with
+    place         loopback or netns (namespaces joined by veth devices and a bridge)
+    cell          round_trip or stream (size of a message, pairs), or program (program, clients)
+    way           plain, spliced, no_spin (spliced, spin_us is 0), polled (spliced, 50 us), unix, pipe
+    round         from 1; ways are compared within a round
+    rate          of all pairs together: round trips/s, MB/s (10^6 bytes) or requests/s
+    operations    round trips, messages or requests, and bytes of all of them, both ways together (at least)
+    cpu_seconds   processor time of all ends meanwhile
+    times         null, or microseconds of an operation: p50, p99, p999 (null where a program does not tell)
+    counters      what the module's counters did, those that moved
+
+tcp-splice-bench report SUITE.JSON draws text and chart once more.";
+
 /// How the suite is to go.
 #[derive(Debug, Args)]
+#[command(after_help = RESULTS)]
 pub struct Options {
     /// Directory for suite.json, suite.txt and suite.svg
     #[arg(long, default_value = "tcp-splice-bench")]
