@@ -257,14 +257,14 @@ static const struct proto_ops *ts_base_ops(const struct sock *sk)
 	return sk->sk_family == AF_INET6 ? TS_OPS6 : &inet_stream_ops;
 }
 
-/* False: there is no struct socket yet. */
+/* False: there is no struct socket yet, or none with ops. */
 static bool ts_graft(struct sock *sk)
 {
 	struct socket *sock = sk->sk_socket;
 
 	if (sock && READ_ONCE(sock->ops) == ts_base_ops(sk))
 		WRITE_ONCE(sock->ops, &ts_ops[sk->sk_family == AF_INET6]);
-	return sock;
+	return sock && sock->ops;
 }
 
 /* As tcp_release_cb_cond(), and tcp_release_cb() itself. Older kernels keep the mask to themselves. */

@@ -11,7 +11,8 @@
 //!
 //! # Who may touch a slot
 //!
-//! The head's is used like a chunk's, but only the sender empties it: when it takes memory for another chunk and `cons` is past the head.
+//! The head's is used like a chunk's, but only the sender empties it: when it takes memory for another chunk and `cons` is past the head,
+//! or the ring is empty and rests.
 //!
 //! The receiver, those of chunks between `cons` and `prod`: to read them and, in a grown ring, to empty the slot of a chunk before it
 //! gives the chunk's last byte back. The sender, all others. A table that was replaced by a larger one is never written again, and
@@ -397,7 +398,7 @@ impl Ring {
         }
     }
 
-    /// Sender: the memory of the chunk at `prod`, whose offset is 0 if it has none yet.
+    /// Sender: the memory of the chunk at `prod`.
     fn chunk_or_alloc(
         &self,
         chunk: u64,

@@ -353,13 +353,14 @@ fn lent_chunks(env: &Env) -> Result<Claim> {
     const FIRST: usize = 50_000;
     const SECOND: usize = 30_000;
     const CHUNK_KBYTES: u64 = 16;
+    const HEAD_KBYTES: u64 = 4;
     let bytes = PATTERN.bytes(FIRST as u64, SECOND);
     let round = |nth: &Nth, n| -> Result<(bool, Option<u64>)> {
         let conn = patient(env.conn()?)?;
         let (out, into) = pipe()?;
         // The other direction's memory is not to come and go meanwhile.
         wait_until("idle rings to have no memory", || {
-            Ok(Counters::read()?.get("ring_kbytes_alive")? < CHUNK_KBYTES)
+            Ok(Counters::read()?.get("ring_kbytes_alive")? < HEAD_KBYTES)
         })?;
         // Some bytes stay in the ring, so that it is not idle.
         PATTERN.write(&conn.client, 0, FIRST)?;

@@ -4,6 +4,7 @@
 use std::fs;
 use std::fs::File;
 use std::net::TcpStream;
+use std::os::fd::OwnedFd;
 
 use anyhow::{Context, Result, ensure};
 use nix::fcntl::{SpliceFFlags, splice};
@@ -19,13 +20,14 @@ pub const ALL: &[Scenario] = &[
     Scenario::each("memory_comes_back", memory_comes_back),
     Scenario::some("unread_bytes_stay", unread_bytes_stay),
     Scenario::some("lent_pages_stay", lent_pages_stay),
+    Scenario::some("lent_head_stays", lent_head_stays),
     Scenario::one("limit_of_all_rings", limit_of_all_rings).reconfigures(),
 ];
 
 const PATTERN: Pattern = Pattern::new(57);
 
-/// KiB that rings without chunks may have: their tables.
-const TABLES: u64 = 64;
+/// KiB that rings without chunks may have: their tables. Less than one head.
+const TABLES: u64 = 3;
 
 /// Waits until rings have at most `kbytes` KiB.
 fn wait_for_memory(env: &Env, kbytes: u64) -> Result<()> {
@@ -41,11 +43,11 @@ fn exchange(conn: &Conn, position: u64, length: usize) -> Result<()> {
     PATTERN.read(&conn.client, position, length)
 }
 
-/// Again and again, at the start of a chunk, in its middle and behind a ring that grew.
+/// Again and again: within the head, at its end, at the start of a chunk, in its middle and behind a ring that grew.
 fn memory_comes_back(env: &Env) -> Result<Claim> {
     let conns = [env.conn()?, env.conn()?];
     let mut position = 0;
-    for length in [1, 16_383, 16_384, 100, 150_000] {
+    for length in [1, 2000, 2095, 12_288, 16_384, 100, 150_000] {
         for conn in &conns {
             exchange(conn, position, length)?;
         }
@@ -71,29 +73,51 @@ fn unread_bytes_stay(env: &Env) -> Result<Claim> {
 
 /// What a pipe has of a ring is the pipe's, whatever becomes of the ring.
 fn lent_pages_stay(env: &Env) -> Result<Claim> {
-    const LENGTH: usize = 16_384;
     let conn = env.conn()?;
     exchange(&conn, 0, 16_384)?;
+    lent_stay(env, &conn, 16_384)
+}
+
+/// The same of the first bytes of a stream: the ring goes on in the middle of another head.
+fn lent_head_stays(env: &Env) -> Result<Claim> {
+    let conn = env.conn()?;
+    let lent = lent_stay(env, &conn, 2500);
+    let other = env.conn()?;
+    let (out, into) = lend(env, &other, 2500)?;
+    wait_for_memory(env, TABLES)?;
+    exchange(&other, 3, 100)?;
+    drop(into);
+    PATTERN.read_to_end(File::from(out), 0, 2500)?;
+    lent.map(|claim| claim.pairs(2))
+}
+
+/// Puts bytes from the server's end into a pipe, without a copy.
+fn lend(env: &Env, conn: &Conn, length: usize) -> Result<(OwnedFd, OwnedFd)> {
     let before = env.counters()?;
-    PATTERN.write(&conn.client, 0, LENGTH)?;
+    PATTERN.write(&conn.client, 0, length)?;
     let (out, into) = pipe().context("failed to make a pipe")?;
     let mut moved = 0;
-    while moved < LENGTH {
+    while moved < length {
         let flags = SpliceFFlags::empty();
-        moved += splice(&conn.server, None, &into, None, LENGTH - moved, flags)?;
+        moved += splice(&conn.server, None, &into, None, length - moved, flags)?;
     }
     ensure!(
         !env.spliced() || env.since(&before)?.get("lent_bytes")? > 0,
         "nothing was lent"
     );
+    Ok((out, into))
+}
+
+fn lent_stay(env: &Env, conn: &Conn, length: usize) -> Result<Claim> {
+    let (out, _into) = lend(env, conn, length)?;
     std::thread::sleep(std::time::Duration::from_secs(3));
-    exchange(&conn, 5, 100_000)?;
+    exchange(conn, 5, 100_000)?;
     std::thread::sleep(std::time::Duration::from_secs(3));
-    exchange(&conn, 7, 100_000)?;
+    exchange(conn, 7, 100_000)?;
     let mut out = File::from(out);
-    PATTERN.read(&mut out, 0, LENGTH)?;
+    PATTERN.read(&mut out, 0, length)?;
     wait_for_memory(env, TABLES)?;
-    exchange(&conn, 9, 1000)?;
+    exchange(conn, 9, 1000)?;
     Ok(Claim::ring(400_000))
 }
 
