@@ -55,7 +55,7 @@ suite.json:
     rate          of all pairs together: round trips/s, MB/s (10^6 bytes) or requests/s
     operations    round trips, messages or requests, and bytes of all of them, both ways together (at least)
     cpu_seconds   processor time of all ends meanwhile
-    times         null, or microseconds of an operation: p50, p99, p999 (null where a program does not tell)
+    times         null, or microseconds of an operation: p50, p99, p999 (null of fewer than 1000, and where a program does not tell)
     counters      what the module's counters did, those that moved
 
 tcp-splice-bench report SUITE.JSON draws text and chart once more.";

@@ -26,7 +26,7 @@ pub struct Times {
     pub p50: f64,
     /// all but a hundredth
     pub p99: f64,
-    /// all but a thousandth; not every program tells
+    /// all but a thousandth, where there were a thousand; not every program tells
     pub p999: Option<f64>,
 }
 
