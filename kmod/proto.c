@@ -100,7 +100,7 @@ out:
 	return sent;
 }
 
-static int ts_sendmsg(struct sock *sk, struct msghdr *msg, size_t size)
+static __ts_jumps int ts_sendmsg(struct sock *sk, struct msghdr *msg, size_t size)
 {
 	int sent = ts_try_sendmsg(sk, msg, size);
 
@@ -143,14 +143,14 @@ static noinline int ts_try_recvmsg(struct sock *sk, struct msghdr *msg, size_t l
 }
 
 #if TS_HAVE_RECVMSG_PLAIN
-static int ts_recvmsg(struct sock *sk, struct msghdr *msg, size_t len, int flags)
+static __ts_jumps int ts_recvmsg(struct sock *sk, struct msghdr *msg, size_t len, int flags)
 {
 	int copied = ts_try_recvmsg(sk, msg, len, flags);
 
 	return likely(copied != TS_BASE) ? copied : tcp_prot.recvmsg(sk, msg, len, flags);
 }
 #else
-static int ts_recvmsg(struct sock *sk, struct msghdr *msg, size_t len, int flags, int *addr_len)
+static __ts_jumps int ts_recvmsg(struct sock *sk, struct msghdr *msg, size_t len, int flags, int *addr_len)
 {
 	int copied = ts_try_recvmsg(sk, msg, len, flags);
 
@@ -233,7 +233,7 @@ static noinline void ts_close_ring(struct sock *sk)
 	ts_calls_leave(calls);
 }
 
-static void ts_close(struct sock *sk, long timeout)
+static __ts_jumps void ts_close(struct sock *sk, long timeout)
 {
 	ts_close_ring(sk);
 	tcp_close(sk, sock_flag(sk, SOCK_LINGER) && !sk->sk_lingertime ? 0 : timeout);

@@ -97,7 +97,11 @@ const TEXTS: &[(&str, &str, u64)] = &[
         PROTO,
         0xbc9bf16e5f61caf5,
     ),
-    ("static void ts_close(", PROTO, 0xf8971c128dffe001),
+    (
+        "static __ts_jumps void ts_close(",
+        PROTO,
+        0xdca8dd2f6c0f3438,
+    ),
     ("static int ts_disconnect(", PROTO, 0xea7bf77fb5c228bc),
     ("void ts_uninstall_protocol(", PROTO, 0x7d4baba4ab0067a7),
     ("void ts_install(", PROTO, 0x05764ddfb2bfb642),
