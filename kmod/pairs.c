@@ -193,9 +193,10 @@ static void ts_show_ipv4(struct seq_file *seq, const char *name, __be32 address,
 	seq_put_decimal_ull(seq, ":", port);
 }
 
+/* A socket that is connected anew at this moment may be shown with an address of either connection. */
 static void ts_show_addresses(struct seq_file *seq, const char *end, const struct sock *sk)
 {
-	u16 sport = ntohs(inet_sk(sk)->inet_sport), dport = ntohs(sk->sk_dport);
+	u16 sport = ntohs(READ_ONCE(inet_sk(sk)->inet_sport)), dport = ntohs(READ_ONCE(sk->sk_dport));
 
 #if IS_ENABLED(CONFIG_IPV6)
 	if (sk->sk_family == AF_INET6) {
@@ -205,9 +206,9 @@ static void ts_show_addresses(struct seq_file *seq, const char *end, const struc
 	}
 #endif
 	seq_puts(seq, end);
-	ts_show_ipv4(seq, "local=", sk->sk_rcv_saddr, sport);
+	ts_show_ipv4(seq, "local=", READ_ONCE(sk->sk_rcv_saddr), sport);
 	seq_puts(seq, end);
-	ts_show_ipv4(seq, "remote=", sk->sk_daddr, dport);
+	ts_show_ipv4(seq, "remote=", READ_ONCE(sk->sk_daddr), dport);
 }
 
 static u64 ts_cgroup_of(const struct sock *sk)

@@ -114,7 +114,7 @@ const TEXTS: &[(&str, &str, u64)] = &[
         0x370e33f3c1d0b5ab,
     ),
     ("fn return_unread(", TEARDOWN, 0xbc4f4c1d56eddf9e),
-    ("bool ts_notify_readable(", WAKE, 0xd484dc5cc7fcf62b),
+    ("bool ts_notify_readable(", WAKE, 0x883e5bd799e234c6),
     ("void ts_notify_writeable(", WAKE, 0x14f457f244bbe71e),
     ("long ts_sleep(", WAKE, 0x16d2626839be22fe),
 ];
