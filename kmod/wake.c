@@ -11,6 +11,7 @@
 #include <net/sock.h>
 #include <net/tcp.h>
 
+#include "delay.h"
 #include "glue.h"
 #include "endpoint.h"
 
@@ -34,7 +35,9 @@ void ts_wait_begin(struct sock *sk, struct ts_wait *wait)
 long ts_sleep(struct ts_call *call, long timeout)
 {
 	ts_calls_leave(call->section);
+	ts_delay_at(asleep);
 	timeout = schedule_timeout(timeout);
+	ts_delay_at(awake);
 	call->section = ts_calls_enter();
 	return timeout;
 }

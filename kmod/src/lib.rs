@@ -28,9 +28,11 @@
 //! | `send`, `recv`, `poll` | the data path |
 //! | `teardown` | shutdown, close, disconnect, destroy |
 //! | `stats`, `list` | counters; what is shown of each pair |
+//! | `delay` | for kernels with checkers: places where a thread can be made to wait |
 #![no_std]
 #![warn(missing_docs)]
 
+mod delay;
 mod ffi;
 mod life;
 mod list;

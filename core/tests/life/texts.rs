@@ -12,7 +12,7 @@ const PROTO: &str = include_str!("../../../kmod/proto.c");
 const TEARDOWN: &str = include_str!("../../../kmod/src/teardown.rs");
 const WAKE: &str = include_str!("../../../kmod/wake.c");
 
-/// The text from `start` to the next line that is `end`, without comments and the spaces between its words.
+/// The text from `start` to the next line that is `end`, without comments, places to wait (kmod/delay.h), and the spaces between its words.
 fn body(text: &str, start: &str, end: &str) -> String {
     let from = text
         .find(start)
@@ -31,7 +31,8 @@ fn body(text: &str, start: &str, end: &str) -> String {
     code += rest;
     let lines = code
         .lines()
-        .map(|line| line.split("//").next().unwrap_or(""));
+        .map(|line| line.split("//").next().unwrap_or("").trim())
+        .filter(|line| !line.starts_with("ts_delay_at(") && !line.starts_with("Point::"));
     lines
         .flat_map(str::split_whitespace)
         .collect::<Vec<_>>()
