@@ -13,7 +13,7 @@ CTL     := target/release/tcp-splice-ctl
 MODDIR  := $(DESTDIR)/lib/modules/$(KVER)/extra
 SBINDIR := $(DESTDIR)/usr/sbin
 
-.PHONY: all help deps module bpf ctl install clean vm demo costs instructions test test-host test-vm test-conformance test-debug test-debug-quick test-kcsan test-compat models fuzz matrix check
+.PHONY: all help deps module bpf ctl install clean vm demo costs instructions test test-host test-vm test-conformance test-debug test-debug-quick test-kcsan checkers test-compat models fuzz matrix check
 
 all: module bpf ctl ## build the module, the policy program and the control tool (the default)
 
@@ -82,8 +82,11 @@ test-debug: ## the tests in a VM whose kernel has KASAN, lockdep and the like (b
 test-debug-quick: ## of these, what touches lifetimes and locks (a quarter of an hour at most)
 	@$(CARGO) xtask test-vm --debug-kernel --quick
 
-test-kcsan: ## the same tests in a VM whose kernel has KCSAN, which finds data races (builds that kernel once)
+test-kcsan: ## those in which threads meet, in a VM whose kernel has KCSAN, which finds data races (builds that kernel once)
 	@$(CARGO) xtask test-vm --kcsan --quick
+
+checkers: ## see each checker of these kernels find a bug that is there on purpose
+	@$(CARGO) xtask checkers $(FILTER)
 
 matrix: ## build for every kernel that Debian offers, test on those that boot (docs/kernels.md)
 	@$(CARGO) xtask matrix --keep $(FILTER)

@@ -28,7 +28,7 @@
 //! | `send`, `recv`, `poll` | the data path |
 //! | `teardown` | shutdown, close, disconnect, destroy |
 //! | `stats`, `list` | counters; what is shown of each pair |
-//! | `delay` | for kernels with checkers: places where a thread can be made to wait |
+//! | `delay`, `provoke` | for kernels with checkers: places where a thread can be made to wait, bugs to find |
 #![no_std]
 #![warn(missing_docs)]
 
@@ -39,6 +39,8 @@ mod list;
 mod pair;
 mod pairing;
 mod poll;
+#[cfg(ts_checked)]
+mod provoke;
 mod recv;
 mod ring;
 mod send;

@@ -20,6 +20,12 @@ impl Tally {
         failed: 1,
     };
 
+    /// Its opposite.
+    pub const ONE_PASSED: Self = Self {
+        passed: 1,
+        failed: 0,
+    };
+
     /// Sums what one or several test programs report: in `test result:` lines, or in KTAP.
     pub fn of_output(text: &str) -> Self {
         let mut sum = Self::of_result_lines(text);
