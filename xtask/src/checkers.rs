@@ -55,7 +55,7 @@ const DEBUG: &[Bug] = &[
     bug("list", "DEBUG_LIST", "list_del corruption"),
     bug("refcount", "refcount_t", "refcount_t: addition on 0"),
     bug("warning", "WARN_ON", "WARNING: "),
-    bug("leak", "kmemleak", "unreferenced object"),
+    bug("leak", "kmemleak", "unreferenced object 0x"),
     Bug {
         before: "echo 5 >/proc/sys/kernel/hung_task_timeout_secs",
         ..bug("hung_task", "hung task", "blocked for more than")
