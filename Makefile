@@ -14,7 +14,7 @@ BENCH   := target/release/tcp-splice-bench
 MODDIR  := $(DESTDIR)/lib/modules/$(KVER)/extra
 SBINDIR := $(DESTDIR)/usr/sbin
 
-.PHONY: all help deps module bpf ctl bench-program install clean vm demo bench bench-ring costs instructions instructions-quick test test-host test-vm test-conformance test-debug test-debug-quick test-kcsan test-compat models fuzz matrix check
+.PHONY: all help deps module bpf ctl bench-program install clean vm demo bench bench-ring costs instructions instructions-quick test test-host test-vm test-conformance test-debug test-debug-quick test-kcsan checkers test-compat models fuzz matrix check
 
 all: module bpf ctl bench-program ## build the module, the policy program, the control tool and the benchmark (the default)
 
@@ -95,8 +95,11 @@ test-debug: ## the tests in a VM whose kernel has KASAN, lockdep and the like (b
 test-debug-quick: ## of these, what touches lifetimes and locks (a quarter of an hour at most)
 	@$(CARGO) xtask test-vm --debug-kernel --quick
 
-test-kcsan: ## the same tests in a VM whose kernel has KCSAN, which finds data races (builds that kernel once)
+test-kcsan: ## those in which threads meet, in a VM whose kernel has KCSAN, which finds data races (builds that kernel once)
 	@$(CARGO) xtask test-vm --kcsan --quick
+
+checkers: ## see each checker of these kernels find a bug that is there on purpose
+	@$(CARGO) xtask checkers $(FILTER)
 
 matrix: ## build for every kernel that Debian offers, test on those that boot (docs/kernels.md)
 	@$(CARGO) xtask matrix --keep $(FILTER)

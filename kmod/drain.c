@@ -31,6 +31,7 @@
 #include <net/sock.h>
 #include <net/tcp.h>
 
+#include "delay.h"
 #include "glue.h"
 #include "endpoint.h"
 
@@ -149,8 +150,10 @@ static int ts_drain_locked(struct sock *sk, struct ts_endpoint *listed, bool alo
 	ts_unlock_unowned(sk);
 	if (!carries)
 		return -EAGAIN;
+	ts_delay_at(drain_looked);
 	if (!closed && tcp_splice_hand_back(sk, (struct ts_endpoint_body *)listed->body, disconnects, how))
 		return -EAGAIN;
+	ts_delay_at(drain_handed_back);
 	if (!ts_lock_unowned(sk, alone, patient))
 		return -EAGAIN;
 	/* Another thread may have been here, or have had the socket paired anew. */
@@ -162,6 +165,7 @@ static int ts_drain_locked(struct sock *sk, struct ts_endpoint *listed, bool alo
 		err = 0;
 	}
 	ts_unlock_unowned(sk);
+	ts_delay_at(drain_taken_off);
 	/* Those asleep in our calls leave them now. */
 	ts_wake_ours(sk);
 	return err;
@@ -218,6 +222,7 @@ static int ts_drain_pass(const struct ts_drain *drain)
 		}
 		ts_index_pause(&walk);
 		if (wanted) {
+			ts_delay_at(drain_found);
 			if (ts_drain_sock(sk, wanted))
 				err = -EAGAIN;
 			else

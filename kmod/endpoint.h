@@ -48,6 +48,12 @@ struct ts_pair {
 
 extern const struct tcp_ulp_ops ts_ulp;
 
+/*
+ * Ends in a jump to base, with no frame of ours left (proto.c). KCSAN has functions say when they end, after their last call: not these, which
+ * leave the work to others.
+ */
+#define __ts_jumps	__no_kcsan
+
 /* proto.c */
 
 /* What a socket that nobody took over calls. None of it needs the socket's lock, but for destruct. */

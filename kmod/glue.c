@@ -44,6 +44,12 @@ static bool ts_peer_wants_packets(struct sock *const *slot)
 /* OPT_ID counts the bytes of the stream as TCP numbers them: none may pass it by. */
 #define TS_TX_STAMPS (SOF_TIMESTAMPING_TX_RECORD_MASK | SOF_TIMESTAMPING_OPT_ID)
 
+/*
+ * Flags of struct tcp_sock that share a byte with others: TCP changes those, under the socket's lock, while one is read here without. The one
+ * that is read stays what it is meanwhile, since nobody writes the byte but as a whole.
+ */
+#define ts_tcp_flag(sk, flag) data_race((bool)tcp_sk(sk)->flag)
+
 u64 ts_tx_view(const struct sock *sk, struct sock *const *peer)
 {
 	u32 flags = 0;
@@ -54,8 +60,8 @@ u64 ts_tx_view(const struct sock *sk, struct sock *const *peer)
 		flags |= TS_TX_SHUT;
 	if (unlikely((1 << inet_sk_state_load(sk)) & ~(TCPF_ESTABLISHED | TCPF_CLOSE_WAIT)))
 		flags |= TS_TX_STATE;
-	if (unlikely((READ_ONCE(sk->sk_tsflags) & TS_TX_STAMPS) || sk->sk_bpf_cb_flags ||
-		     tcp_sk(sk)->repair || sk->sk_allocation != GFP_KERNEL || ts_peer_wants_packets(peer)))
+	if (unlikely((READ_ONCE(sk->sk_tsflags) & TS_TX_STAMPS) || READ_ONCE(sk->sk_bpf_cb_flags) || ts_tcp_flag(sk, repair) ||
+		     READ_ONCE(sk->sk_allocation) != GFP_KERNEL || ts_peer_wants_packets(peer)))
 		flags |= TS_TX_TCP_ONLY;
 	if (unlikely(READ_ONCE(sk->sk_write_pending)))
 		flags |= TS_TX_PENDING;
@@ -292,7 +298,7 @@ u32 ts_recv_extras(const struct sock *sk, const struct msghdr *msg)
 {
 	u32 extras = 0;
 
-	if (unlikely(msg->msg_get_inq || tcp_sk(sk)->recvmsg_inq))
+	if (unlikely(msg->msg_get_inq || ts_tcp_flag(sk, recvmsg_inq)))
 		extras |= TS_EXTRA_INQ;
 	if (unlikely(READ_ONCE(sk->sk_peek_off) >= 0))
 		extras |= TS_EXTRA_PEEK_OFF;
@@ -322,7 +328,7 @@ static bool ts_undo_inq(struct msghdr *msg, struct ts_control control)
 void ts_put_inq(struct sock *sk, struct msghdr *msg, int inq, struct ts_control control)
 {
 	msg->msg_inq = inq;
-	if (!tcp_sk(sk)->recvmsg_inq)
+	if (!ts_tcp_flag(sk, recvmsg_inq))
 		return;
 	if (msg->msg_control != control.at && !ts_undo_inq(msg, control)) {
 		if (sock_flag(sk, SOCK_RCVTSTAMP) || (READ_ONCE(sk->sk_tsflags) & TS_RX_STAMPS))

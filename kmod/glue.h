@@ -265,6 +265,9 @@ void tcp_splice_show(struct seq_file *seq);
 bool tcp_splice_hold_if_idle(struct ts_pair_body *pair);
 void tcp_splice_rest(struct ts_pair_body *pair);
 struct sock *const *tcp_splice_slot(const struct ts_pair_body *pair, unsigned int side);
+#ifdef TS_CHECKED
+void tcp_splice_provoke_write(void *word);
+#endif
 void tcp_splice_show_lane(struct seq_file *seq, const struct ts_pair_body *pair, unsigned int side);
 
 /* ---- among the C files ---- */

@@ -15,6 +15,7 @@
 #include <linux/slab.h>
 #include <net/net_namespace.h>
 
+#include "delay.h"
 #include "glue.h"
 #include "endpoint.h"
 
@@ -117,6 +118,7 @@ void ts_endpoint_discard_all(struct ts_endpoint *ep, bool known)
 
 static void ts_endpoint_retire(struct rcu_head *rcu)
 {
+	ts_delay_at(retired);
 	call_rcu(rcu, ts_endpoint_free);
 }
 

@@ -195,9 +195,10 @@ static void ts_show_ipv4(struct seq_file *seq, const char *name, __be32 address,
 	seq_put_decimal_ull(seq, ":", port);
 }
 
+/* A socket that is connected anew at this moment may be shown with an address of either connection. */
 static void ts_show_addresses(struct seq_file *seq, unsigned int side, const struct sock *sk)
 {
-	u16 sport = ntohs(inet_sk(sk)->inet_sport), dport = ntohs(sk->sk_dport);
+	u16 sport = ntohs(READ_ONCE(inet_sk(sk)->inet_sport)), dport = ntohs(READ_ONCE(sk->sk_dport));
 
 #if IS_ENABLED(CONFIG_IPV6)
 	if (sk->sk_family == AF_INET6) {
@@ -206,8 +207,8 @@ static void ts_show_addresses(struct seq_file *seq, unsigned int side, const str
 		return;
 	}
 #endif
-	ts_show_ipv4(seq, TS_NAME(side, "local"), sk->sk_rcv_saddr, sport);
-	ts_show_ipv4(seq, TS_NAME(side, "remote"), sk->sk_daddr, dport);
+	ts_show_ipv4(seq, TS_NAME(side, "local"), READ_ONCE(sk->sk_rcv_saddr), sport);
+	ts_show_ipv4(seq, TS_NAME(side, "remote"), READ_ONCE(sk->sk_daddr), dport);
 }
 
 static u64 ts_cgroup_of(const struct sock *sk)

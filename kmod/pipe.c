@@ -169,7 +169,7 @@ static noinline int ts_try_splice_read(struct socket *sock, loff_t *ppos, struct
 	return spliced;
 }
 
-ssize_t ts_splice_read(struct socket *sock, loff_t *ppos, struct pipe_inode_info *pipe, size_t len, unsigned int flags)
+__ts_jumps ssize_t ts_splice_read(struct socket *sock, loff_t *ppos, struct pipe_inode_info *pipe, size_t len, unsigned int flags)
 {
 	int spliced = ts_try_splice_read(sock, ppos, pipe, len);
 

@@ -21,6 +21,7 @@
 #include <net/tcp.h>
 #include <net/transp_v6.h>
 
+#include "delay.h"
 #include "glue.h"
 #include "endpoint.h"
 
@@ -100,7 +101,7 @@ out:
 	return sent;
 }
 
-static int ts_sendmsg(struct sock *sk, struct msghdr *msg, size_t size)
+static __ts_jumps int ts_sendmsg(struct sock *sk, struct msghdr *msg, size_t size)
 {
 	int sent = ts_try_sendmsg(sk, msg, size);
 
@@ -143,14 +144,14 @@ static noinline int ts_try_recvmsg(struct sock *sk, struct msghdr *msg, size_t l
 }
 
 #if TS_HAVE_RECVMSG_PLAIN
-static int ts_recvmsg(struct sock *sk, struct msghdr *msg, size_t len, int flags)
+static __ts_jumps int ts_recvmsg(struct sock *sk, struct msghdr *msg, size_t len, int flags)
 {
 	int copied = ts_try_recvmsg(sk, msg, len, flags);
 
 	return likely(copied != TS_BASE) ? copied : tcp_prot.recvmsg(sk, msg, len, flags);
 }
 #else
-static int ts_recvmsg(struct sock *sk, struct msghdr *msg, size_t len, int flags, int *addr_len)
+static __ts_jumps int ts_recvmsg(struct sock *sk, struct msghdr *msg, size_t len, int flags, int *addr_len)
 {
 	int copied = ts_try_recvmsg(sk, msg, len, flags);
 
@@ -207,6 +208,7 @@ static void ts_shutdown(struct sock *sk, int how)
 
 	if (link && (how & SEND_SHUTDOWN))
 		tcp_splice_shutdown(link);
+	ts_delay_at(shutting_down);
 	tcp_prot.shutdown(sk, how);
 }
 
@@ -220,6 +222,7 @@ static void ts_unhash(struct sock *sk)
 
 	if (link)
 		tcp_splice_unhash(link);
+	ts_delay_at(unhashing);
 	tcp_prot.unhash(sk);
 }
 
@@ -233,9 +236,10 @@ static noinline void ts_close_ring(struct sock *sk)
 	ts_calls_leave(calls);
 }
 
-static void ts_close(struct sock *sk, long timeout)
+static __ts_jumps void ts_close(struct sock *sk, long timeout)
 {
 	ts_close_ring(sk);
+	ts_delay_at(closing);
 	tcp_close(sk, sock_flag(sk, SOCK_LINGER) && !sk->sk_lingertime ? 0 : timeout);
 }
 
@@ -357,6 +361,7 @@ static __poll_t ts_poll(struct file *file, struct socket *sock, struct poll_tabl
 	__poll_t mask;
 
 	sock_poll_wait(file, sock, wait);
+	ts_delay_at(registered);
 	/* Afterwards: whoever takes the link away wakes those who have registered. */
 	ep = ts_endpoint(sock->sk);
 	link = ep ? smp_load_acquire(&ep->link) : 0;
@@ -472,6 +477,7 @@ static void ts_ulp_release(struct sock *sk)
 
 	rcu_assign_pointer(inet_csk(sk)->icsk_ulp_data, NULL);
 	ts_clear_user_data(sk, ep);
+	ts_delay_at(releasing);
 	/* The final free still reads sk_prot, perhaps long after the endpoint let go of the module. */
 	ts_uninstall_protocol(sk);
 	ts_endpoint_discard_all(ep, tcp_splice_release((struct ts_endpoint_body *)ep->body));

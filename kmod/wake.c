@@ -11,6 +11,7 @@
 #include <net/sock.h>
 #include <net/tcp.h>
 
+#include "delay.h"
 #include "glue.h"
 #include "endpoint.h"
 
@@ -34,7 +35,9 @@ void ts_wait_begin(struct sock *sk, struct ts_wait *wait)
 long ts_sleep(struct ts_call *call, long timeout)
 {
 	ts_calls_leave(call->section);
+	ts_delay_at(asleep);
 	timeout = schedule_timeout(timeout);
+	ts_delay_at(awake);
 	call->section = ts_calls_enter();
 	return timeout;
 }
@@ -132,7 +135,7 @@ bool ts_notify_readable(struct sock *const *slot)
 		wq = rcu_dereference(sk->sk_wq);
 		/* A foreign callback would want the socket's lock; its owner reads TCP only, and the next send() sees it. */
 		data_ready = READ_ONCE(sk->sk_data_ready);
-		woke = wq && (waitqueue_active(&wq->wait) || wq->fasync_list) && data_ready == ts_default.data_ready;
+		woke = wq && (waitqueue_active(&wq->wait) || READ_ONCE(wq->fasync_list)) && data_ready == ts_default.data_ready;
 		if (woke)
 			data_ready(sk);
 	}
@@ -177,7 +180,7 @@ u64 ts_tcp_would_hold(struct sock *const *from, struct sock *const *to)
 	receiver = READ_ONCE(*to);
 	if (sender && receiver)
 		bytes = (u64)READ_ONCE(receiver->sk_rcvbuf) +
-			(sender->sk_userlocks & SOCK_SNDBUF_LOCK ? READ_ONCE(sender->sk_sndbuf) :
+			(READ_ONCE(sender->sk_userlocks) & SOCK_SNDBUF_LOCK ? READ_ONCE(sender->sk_sndbuf) :
 			 READ_ONCE(sock_net(sender)->ipv4.sysctl_tcp_wmem[2]));
 	rcu_read_unlock();
 	return bytes;

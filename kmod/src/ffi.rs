@@ -298,5 +298,8 @@ unsafe extern "C" {
     /// The name ends with NUL.
     pub(crate) fn ts_seq_number(seq: *mut SeqFile, name: *const c_char, value: u64);
     pub(crate) fn ts_ring_kbytes() -> u32;
+    /// Waits a moment, now and then. Any context.
+    #[cfg(ts_checked)]
+    pub(crate) fn ts_delay(point: c_uint);
     pub(crate) fn ts_bug() -> !;
 }

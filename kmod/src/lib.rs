@@ -28,15 +28,19 @@
 //! | `send`, `recv`, `poll` | the data path |
 //! | `teardown` | shutdown, close, disconnect, destroy |
 //! | `stats`, `list` | counters; what is shown of each pair |
+//! | `delay`, `provoke` | for kernels with checkers: places where a thread can be made to wait, bugs to find |
 #![no_std]
 #![warn(missing_docs)]
 
+mod delay;
 mod ffi;
 mod life;
 mod list;
 mod pair;
 mod pairing;
 mod poll;
+#[cfg(ts_checked)]
+mod provoke;
 mod recv;
 mod ring;
 mod send;

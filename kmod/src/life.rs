@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: GPL-2.0-only
 //! What `core::life` asks of the kernel, and its steps behind their C faces.
 
+use crate::delay::Point;
 use crate::ffi::{self, Sock};
 use crate::pair::{Link, Pair};
 use crate::stats::{self, Counter};
@@ -68,6 +69,7 @@ impl<'a> Kernel for Linux<'a> {
     }
 
     fn with_set<T>(&self, set: usize, f: impl FnOnce(&mut Set) -> T) -> T {
+        Point::Registry.pass();
         crate::pairing::with_set(set, f)
     }
 
@@ -76,6 +78,7 @@ impl<'a> Kernel for Linux<'a> {
     }
 
     fn offered(&self, handle: u64) -> Ep<'a> {
+        Point::Taken.pass();
         // INVARIANT: its offer was in the table, and whoever frees it takes the offer out before, under the lock that is held.
         Ep(
             ptr::with_exposed_provenance_mut(handle as usize),
@@ -113,12 +116,14 @@ impl<'a> Kernel for Linux<'a> {
     fn set_link(&self, ep: Ep<'a>, link: usize) {
         // SAFETY: alive.
         unsafe { ffi::ts_endpoint_set_link(ep.0, link as c_ulong) }
+        Point::Linked.pass();
     }
 
     fn install(&self, sk: *mut Sock, ep: Ep<'a>) {
         let busy_polls = self.marks(ep).wishes().busy_poll_us != 0;
         // SAFETY: locked, within the program; `screen` saw both slots empty.
         unsafe { ffi::ts_install(sk, ep.0, busy_polls) }
+        Point::Installed.pass();
     }
 
     fn pair_alloc(&self) -> Option<NonNull<Pair>> {
@@ -142,12 +147,14 @@ impl<'a> Kernel for Linux<'a> {
     }
 
     fn pair_list(&self, pair: NonNull<Pair>) {
+        Point::Joined.pass();
         // SAFETY: the program runs inside an RCU read-side section that began when both endpoints were found, and their references
         // to the pair go a grace period later at the earliest.
         unsafe { ffi::ts_pair_list(pair.as_ptr().cast()) }
     }
 
     fn pair_unlist(&self, pair: NonNull<Pair>) {
+        Point::LastPut.pass();
         // SAFETY: each pair that got endpoints was listed when it was made.
         unsafe { ffi::ts_pair_unlist(pair.as_ptr().cast()) }
     }
@@ -177,6 +184,7 @@ impl<'a> Kernel for Linux<'a> {
 
     fn slot_clear(&self, link: Link<'a>) {
         link.ends().clear(link.side);
+        Point::SlotCleared.pass();
     }
 
     fn lanes_close(&self, link: Link<'a>) -> u64 {
@@ -189,6 +197,7 @@ impl<'a> Kernel for Linux<'a> {
     }
 
     fn sock_put(&self, sk: *mut Sock) {
+        Point::LettingGo.pass();
         // SAFETY: the reference taken when the pair was made; the pair's slot was cleared a grace period ago.
         unsafe { ffi::ts_sock_put(sk) }
     }

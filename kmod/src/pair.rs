@@ -11,6 +11,7 @@
 //! The slots hold the two sockets, each with a reference taken when the pair was made. A slot is cleared when its socket is
 //! destroyed, the reference is dropped a grace period later: inside an RCU read-side section a socket read from a slot is alive.
 
+use crate::delay::Point;
 use crate::ffi::{self, Sock};
 use crate::life;
 use crate::ring::{Lent, Ring};
@@ -233,6 +234,7 @@ impl Lane {
     pub(crate) fn leave(&self, tx: &mut Tx, reason: Reason) -> bool {
         let in_ring = self.handoff.in_ring();
         if in_ring {
+            Point::Leaving.pass();
             self.handoff.leave(tx.prod);
             self.stays_with_tcp(tx, reason);
             stats::left(reason);
@@ -595,6 +597,7 @@ impl<'a> Link<'a> {
         if self.outbound().leave(tx, reason) {
             // The hand-off word before the look at who waits, against the reader's prepare_to_wait() and look.
             fence(Ordering::SeqCst);
+            Point::Left.pass();
             // SAFETY: a slot of the pair.
             unsafe { ffi::ts_notify_readable(self.peer_slot()) };
         }

@@ -7,6 +7,7 @@
 //! written; the sender's lines are touched only when it asked for space. TCP's state is not looked at while the ring is in use and
 //! has bytes.
 
+use crate::delay::Point;
 use crate::ffi::{self, Call, Control, EAGAIN, EFAULT, EPIPE, ESTALE, Msg, Pipe, RxView, Sock, Wait};
 use crate::pair::{Guard, Kept, Lane, Link, PIECE, Rx};
 use crate::ring::{Copied, Ring};
@@ -50,10 +51,12 @@ impl Source for Eyes<'_> {
     }
 
     fn prod(&mut self) -> u64 {
+        Point::SeenTcp.pass();
         self.lane.cursors.prod().bytes
     }
 
     fn lane(&mut self) -> Snapshot {
+        Point::SeenProd.pass();
         self.lane.handoff.snapshot()
     }
 }
@@ -301,7 +304,11 @@ impl<'a> Recv<'a> {
 
     /// The quick way: while one use of the ring lasts and TCP's bytes before it are read, only the ring counts.
     fn take_settled(&mut self, rx: &mut Rx) -> Result<(), Stop> {
-        let prod = || self.lane.cursors.prod().bytes;
+        let prod = || {
+            let prod = self.lane.cursors.prod().bytes;
+            Point::SeenProd.pass();
+            prod
+        };
         let bytes = match self.lane.handoff.settled_prod(rx.settled, prod) {
             Some(prod) if prod > rx.cons => prod.wrapping_sub(rx.cons),
             _ => return Ok(()),
@@ -338,6 +345,7 @@ impl<'a> Recv<'a> {
             self.copied = self.copied.wrapping_add(got);
             self.from_ring = self.from_ring.wrapping_add(got);
             if wanted {
+                Point::GivenBack.pass();
                 self.space_freed(rx, ring);
             }
         }
@@ -416,11 +424,13 @@ impl<'a> Recv<'a> {
         }
         self.lane.parked.store(true, Ordering::Relaxed);
         self.kept.keep(self.link);
+        Point::Parking.pass();
         let mut wait = Wait([0; 8]);
         let mut left = timeout;
         // SAFETY: the caller's own socket; `wait` stays on this frame until it is ended.
         unsafe {
             ffi::ts_wait_begin(self.sk, &mut wait);
+            Point::Parked.pass();
             // On the queue and ready to sleep: what changed before is seen here, what changes from now on wakes us.
             if Look::at(self.sk, self.lane) == *look && !self.is_for_tcp() {
                 left = ffi::ts_sleep(self.call, left);

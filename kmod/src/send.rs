@@ -7,6 +7,7 @@
 //! slot, socket and wait queue are read and seldom change; `cons` is read only when the remembered one leaves no room. No call
 //! through a pointer of ours. Nothing is allocated once the chunk exists.
 
+use crate::delay::Point;
 use crate::ffi::{self, Call, EAGAIN, EFAULT, EPIPE, Msg, Sock, Wait};
 use crate::pair::{Guard, Kept, Lane, Link, PIECE, Side, Tx};
 use crate::recv::OWNER_SPIN_US;
@@ -180,6 +181,7 @@ impl<'a> Send<'a> {
 
     /// The rest of the message by base sendmsg, with no lane lock held.
     fn over_tcp(&mut self) -> c_int {
+        Point::ToTcp.pass();
         // SAFETY: the caller's own socket.
         if unsafe { ffi::ts_disconnects(self.sk) } != self.disconnects {
             // SAFETY: as above.
@@ -399,6 +401,7 @@ impl<'a> Send<'a> {
         tx.prod = tx.prod.wrapping_add(bytes as u64);
         self.copied = self.copied.wrapping_add(bytes);
         self.lane.published();
+        Point::Published.pass();
         // SAFETY: a slot of the pair, after a publication.
         if unsafe { ffi::ts_notify_readable(self.link.peer_slot()) } {
             self.lane.count_wake(tx);
@@ -433,6 +436,7 @@ impl<'a> Send<'a> {
             lane.lacks_memory(tx);
             return false;
         }
+        Point::MayStart.pass();
         // SAFETY: process context; lane lock before socket lock.
         unsafe { ffi::ts_lock_sock(self.sk) };
         let view = View::of(self.sk, self.link);
@@ -444,6 +448,7 @@ impl<'a> Send<'a> {
         }
         // SAFETY: taken above.
         unsafe { ffi::ts_release_sock(self.sk) };
+        Point::Started.pass();
         // A thread of the connecting end may have slept in base recv() since before the pair existed: ring bytes would not wake
         // it. Those that go to sleep later are caught by `release_cb`. The accepted end had no descriptor before the pair.
         // SAFETY: a slot of the pair.
@@ -626,11 +631,13 @@ impl<'a> Send<'a> {
     /// Sleeps until there may be room, unless there is already. No lane lock held.
     fn sleep(&mut self) {
         self.kept.keep(self.link);
+        Point::Full.pass();
         let mut wait = Wait([0; 8]);
         // SAFETY: the caller's own socket; `wait` stays on this frame until it is ended.
         unsafe {
             ffi::ts_wait_begin(self.sk, &mut wait);
             ffi::ts_set_nospace(self.sk);
+            Point::ParkedForRoom.pass();
             if !self.may_go_on() {
                 self.pause();
             }

@@ -14,6 +14,7 @@
 //! None of this frees a ring: the other end may still drain what was published before (TCP keeps a receive queue across FIN and RST
 //! as well). The pair goes with the second endpoint.
 
+use crate::delay::Point;
 use crate::ffi::{self, EAGAIN, EBUSY, ENOMEM, Queue, Sock};
 use crate::life::{Ep, Linux};
 use crate::pair::{Link, Side};
@@ -47,6 +48,7 @@ extern "C" fn tcp_splice_unhash(link: c_ulong) {
 /// Closes both lanes from this end; returns the bytes it never read. Idempotent, any context.
 pub(crate) fn close_lanes(link: Link<'_>) -> u64 {
     link.outbound().cursors.close_tx();
+    Point::HalfClosed.pass();
     let unread = link.inbound().cursors.close_rx();
     // A sender of the other end that sleeps for space: its bytes belong to TCP now.
     // SAFETY: a slot of the pair.
@@ -131,7 +133,9 @@ fn return_unread(
 ) -> Result<(), c_int> {
     let lane = link.inbound();
     lane.hand_back(reason);
+    Point::HandingBack.pass();
     lane.cursors.close_rx();
+    Point::ClosedToReading.pass();
     // A sender that sleeps for space, its message half written: it goes on over TCP, and others have waited for it.
     // SAFETY: a slot of the pair.
     unsafe { ffi::ts_notify_writeable(link.peer_slot()) };
@@ -150,6 +154,7 @@ fn return_unread(
     if let Some(ring) = lane.ring() {
         queue.fill(ring, rx.cons, u64::from(bytes))?;
     }
+    Point::CopiedBack.pass();
     queue.insert(sk, disconnects, bytes, border, link.ring_bytes(), how)?;
     lane.cursors.consume(rx.cons, u64::from(bytes));
     rx.cons = rx.cons.wrapping_add(u64::from(bytes));

@@ -50,6 +50,11 @@ impl Counters {
             .with_context(|| format!("counter {name} is missing from {PATH}"))
     }
 
+    /// The names of all.
+    pub fn names(&self) -> impl Iterator<Item = &str> {
+        self.0.keys().map(String::as_str)
+    }
+
     /// How many offers were refused, for all reasons together.
     pub fn refused(&self) -> u64 {
         self.0

@@ -7,6 +7,7 @@
 mod attacks;
 mod audit;
 mod cgroup;
+mod delays;
 mod env;
 mod faults;
 mod fixture;

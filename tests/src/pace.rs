@@ -17,9 +17,11 @@ pub const SEED: &str = "TCP_SPLICE_SEED";
 /// A round trip takes less than this, in milliseconds, also on the debug kernel.
 const ROUND_TRIP: u64 = 2;
 
-/// True on a kernel with checkers on (`make test-debug`), where everything takes many times longer.
+/// True on a kernel with checkers on (`make test-debug`, `make test-kcsan`), where everything takes many times longer.
 pub fn checked_kernel() -> bool {
-    Path::new("/sys/kernel/debug/kmemleak").exists()
+    ["kmemleak", "kcsan"]
+        .iter()
+        .any(|name| Path::new("/sys/kernel/debug").join(name).exists())
 }
 
 /// `usual`, or `checked` on a kernel with checkers on.

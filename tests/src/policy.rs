@@ -23,6 +23,9 @@ pub const SPIN_US: &str = "/sys/module/tcp_splice/parameters/spin_us";
 /// What it is by default.
 pub const SPIN_US_DEFAULT: &str = "50";
 
+/// Module parameter, of the module for a kernel with checkers: how many of a thousand steps wait where others may come in between.
+pub const DELAY_PER_MILLE: &str = "/sys/module/tcp_splice/parameters/delay_per_mille";
+
 /// How long the kernel spins in epoll, poll and select, in microseconds.
 pub const BUSY_POLL: &str = "/proc/sys/net/core/busy_poll";
 
@@ -71,6 +74,9 @@ pub fn restore() -> Result<()> {
     std::fs::write(RING_KBYTES, "64")?;
     std::fs::write(MEMORY_MBYTES, "0")?;
     std::fs::write(SPIN_US, SPIN_US_DEFAULT)?;
+    if std::path::Path::new(DELAY_PER_MILLE).exists() {
+        std::fs::write(DELAY_PER_MILLE, "0")?;
+    }
     disable()?;
     if let Err(error) = std::fs::write(BUSY_POLL, "0") {
         anyhow::ensure!(

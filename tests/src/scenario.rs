@@ -3,6 +3,7 @@
 
 use std::time::Duration;
 
+use crate::delays;
 use crate::env::{Body, Mode};
 use crate::faults;
 use crate::link::{Family, Link};
@@ -30,6 +31,7 @@ pub struct Scenario {
     links: Links,
     spliced_only: bool,
     injects_faults: bool,
+    waits_between_steps: bool,
 }
 
 impl Scenario {
@@ -42,6 +44,7 @@ impl Scenario {
             links,
             spliced_only: false,
             injects_faults: false,
+            waits_between_steps: false,
         }
     }
 
@@ -83,6 +86,12 @@ impl Scenario {
         self
     }
 
+    /// Has the module wait between its steps: exists only on kernels with checkers.
+    pub const fn waits_between_steps(mut self) -> Self {
+        self.waits_between_steps = true;
+        self.spliced_only()
+    }
+
     /// May take `seconds`.
     pub const fn limit(mut self, seconds: u64) -> Self {
         self.limit = Duration::from_secs(seconds);
@@ -96,7 +105,8 @@ impl Scenario {
             (Links::Families, _, false) | (Links::Some, Family::V6, true) => true,
             (Links::Families | Links::Some | Links::One, ..) => false,
         };
-        let able = !self.injects_faults || faults::available();
+        let able = (!self.injects_faults || faults::available())
+            && (!self.waits_between_steps || delays::available());
         here && able && (mode == Mode::Spliced || !self.spliced_only)
     }
 }

@@ -10,7 +10,7 @@ use std::time::Duration;
 
 use anyhow::{Context, Result, bail};
 
-use crate::debug_kernel::{self, DebugKernel};
+use crate::debug_kernel::{self, Checkers, DebugKernel};
 use crate::guest::{self, Boot, Outcome};
 use crate::payload::{self, Job, Payload};
 use crate::qemu::{Disks, Machine};
@@ -36,7 +36,7 @@ const FILTERED_TESTS: [&str; 3] = [
 
 /// What touches lifetimes and locks, in one boot: where a checker has most to look at for its time. Over loopback, since it is the module
 /// that is looked at. Each program loads and unloads the module; the group that does nothing else takes four minutes there.
-const QUICK_TESTS: [&str; 11] = [
+const QUICK_TESTS: [&str; 12] = [
     "tcp-splice-tests loopback/v4/close/",
     "tcp-splice-tests loopback/v4/reset/",
     "tcp-splice-tests loopback/v4/drain/",
@@ -47,8 +47,23 @@ const QUICK_TESTS: [&str; 11] = [
     "tcp-splice-tests loopback/v4/lend/",
     "tcp-splice-tests loopback/v4/memory/",
     "tcp-splice-tests loopback/v4/faults/",
+    "tcp-splice-tests --skip storm loopback/v4/delay/",
     "tcp-splice-conformance loopback/v4/ends/ loopback/v4/gone/ loopback/v4/threads/ loopback/v4/processes/",
 ];
+
+/// What has several threads at work on one connection, in one boot: where KCSAN has most to look at for its time.
+const KCSAN_TESTS: [&str; 7] = [
+    "tcp-splice-tests loopback/v4/threads/",
+    "env TCP_SPLICE_SECONDS=60 tcp-splice-tests loopback/v4/stall/",
+    "tcp-splice-tests loopback/v4/storm/",
+    "tcp-splice-tests loopback/v4/takeover/",
+    "tcp-splice-tests loopback/v4/stream/",
+    "tcp-splice-tests loopback/v4/drain/",
+    "tcp-splice-tests loopback/v4/list/",
+];
+
+/// In the end, on a kernel with KCSAN: how often it has looked.
+const SHOW_KCSAN: &str = "trap 'cat /sys/kernel/debug/kcsan 2>&-' EXIT";
 
 /// A guest under emulation on a busy machine says hello within seconds; this is for the worst.
 const HELLO: Duration = Duration::from_secs(300);
@@ -109,14 +124,18 @@ pub fn test_host() -> Result<()> {
     summary(host_tests(None)?)
 }
 
-/// Guest tests only; `quick`: only those that touch lifetimes and locks.
+/// Guest tests only; `quick`: only those that the kernel's checkers have most to say about.
 ///
 /// # Errors
 /// When a test fails or cannot be run.
 pub fn test_vm(options: &VmOptions, quick: bool, filter: Option<&str>) -> Result<()> {
     if quick {
         let prepared = prepare(options, Flavour::Usual)?;
-        let script = payload::each(&QUICK_TESTS, None);
+        let tests: &[&str] = match options.checkers() {
+            Some(Checkers::Kcsan) => &KCSAN_TESTS,
+            _ => &QUICK_TESTS,
+        };
+        let script = format!("{SHOW_KCSAN}\n{}", payload::each(tests, None));
         return summary(vm_test(&prepared, options, "quick", script, true)?);
     }
     summary(vm_tests(options, filter)?)
@@ -214,6 +233,14 @@ pub fn compat(options: &VmOptions, more: &[String]) -> Result<()> {
 /// When they cannot be built, or one finds something.
 pub fn fuzz(seconds: u32, filter: Option<&str>) -> Result<()> {
     summary(crate::fuzz::run(seconds, filter)?)
+}
+
+/// Bugs for the checkers; the last line is the sum.
+///
+/// # Errors
+/// When a guest cannot be made, or a checker finds nothing.
+pub fn checkers(options: &VmOptions, filter: Option<&str>) -> Result<()> {
+    summary(crate::checkers::run(options, filter)?)
 }
 
 /// Root file system and build, without booting.

@@ -38,6 +38,10 @@ const WORDS: &str = "acpi=noirq printk.time=1";
 /// The first warning, hung task or soft lockup ends the guest: what comes after it is not worth waiting for, and may be its fault.
 const PANIC_WORDS: &str = "panic_on_warn=1 hung_task_panic=1 softlockup_panic=1";
 
+/// How long KCSAN holds up an access to see whether another one comes, in microseconds: what suffices on two processors of one's own is over in
+/// emulation before a busy host has let the other one run at all.
+const RACE_WORDS: &str = "kcsan.udelay_task=1000 kcsan.udelay_interrupt=200";
+
 /// Which checkers a kernel has.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Checkers {
@@ -67,7 +71,7 @@ impl Checkers {
     pub fn words(self) -> String {
         match self {
             Self::Debug => format!("{WORDS} {PANIC_WORDS}"),
-            Self::Kcsan => WORDS.to_owned(),
+            Self::Kcsan => format!("{WORDS} {RACE_WORDS}"),
         }
     }
 }

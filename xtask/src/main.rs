@@ -6,6 +6,7 @@ mod accel;
 mod apt;
 mod buildlog;
 mod cache;
+mod checkers;
 mod checkout;
 mod commands;
 mod console;
@@ -64,7 +65,7 @@ enum Task {
     TestVm {
         #[command(flatten)]
         vm: VmOptions,
-        /// Run only what touches lifetimes and locks, which is what a kernel with checkers has most to say about
+        /// Run only what a kernel with checkers has most to say about: lifetimes and locks, or for KCSAN threads that meet
         #[arg(long, conflicts_with = "filter")]
         quick: bool,
         /// Run only tests whose name contains this
@@ -113,6 +114,13 @@ enum Task {
         #[arg(long, default_value_t = 60)]
         seconds: u32,
         /// Run only targets whose name contains this
+        filter: Option<String>,
+    },
+    /// See each checker of the kernels that find bugs find one, and a run fail by that alone
+    Checkers {
+        #[command(flatten)]
+        vm: VmOptions,
+        /// Only bugs whose name contains this
         filter: Option<String>,
     },
     /// Make the guest's root file system and build the project inside, without booting
@@ -179,6 +187,16 @@ impl VmOptions {
         }
     }
 
+    /// The same on a kernel with these checkers.
+    fn with(&self, checkers: Checkers) -> Self {
+        Self {
+            memory: self.memory.max(4096),
+            debug_kernel: checkers == Checkers::Debug,
+            kcsan: checkers == Checkers::Kcsan,
+            ..self.clone()
+        }
+    }
+
     /// A guest whose instructions are counted: one processor, since on two the ends of a connection spin for each other, and addresses
     /// that are the same in every boot.
     fn counting(counter: qemu::Counter) -> Self {
@@ -210,6 +228,7 @@ fn main() -> ExitCode {
         Task::Costs { vm, more } => commands::costs(&vm, &more),
         Task::Compat { vm, more } => commands::compat(&vm, &more),
         Task::Fuzz { seconds, filter } => commands::fuzz(seconds, filter.as_deref()),
+        Task::Checkers { vm, filter } => commands::checkers(&vm, filter.as_deref()),
         Task::Build { vm } => commands::build(&vm),
         Task::Matrix { options } => matrix::run(&options),
         Task::Purge => commands::purge(),

@@ -12,7 +12,7 @@ const PROTO: &str = include_str!("../../../kmod/proto.c");
 const TEARDOWN: &str = include_str!("../../../kmod/src/teardown.rs");
 const WAKE: &str = include_str!("../../../kmod/wake.c");
 
-/// The text from `start` to the next line that is `end`, without comments and the spaces between its words.
+/// The text from `start` to the next line that is `end`, without comments, places to wait (kmod/delay.h), and the spaces between its words.
 fn body(text: &str, start: &str, end: &str) -> String {
     let from = text
         .find(start)
@@ -31,7 +31,8 @@ fn body(text: &str, start: &str, end: &str) -> String {
     code += rest;
     let lines = code
         .lines()
-        .map(|line| line.split("//").next().unwrap_or(""));
+        .map(|line| line.split("//").next().unwrap_or("").trim())
+        .filter(|line| !line.starts_with("ts_delay_at(") && !line.starts_with("Point::"));
     lines
         .flat_map(str::split_whitespace)
         .collect::<Vec<_>>()
@@ -97,7 +98,11 @@ const TEXTS: &[(&str, &str, u64)] = &[
         PROTO,
         0xbc9bf16e5f61caf5,
     ),
-    ("static void ts_close(", PROTO, 0xf8971c128dffe001),
+    (
+        "static __ts_jumps void ts_close(",
+        PROTO,
+        0xdca8dd2f6c0f3438,
+    ),
     ("static int ts_disconnect(", PROTO, 0xea7bf77fb5c228bc),
     ("void ts_uninstall_protocol(", PROTO, 0x7d4baba4ab0067a7),
     ("void ts_install(", PROTO, 0x58f22296a84963c8),
@@ -110,7 +115,7 @@ const TEXTS: &[(&str, &str, u64)] = &[
         0x370e33f3c1d0b5ab,
     ),
     ("fn return_unread(", TEARDOWN, 0xbc4f4c1d56eddf9e),
-    ("bool ts_notify_readable(", WAKE, 0xd484dc5cc7fcf62b),
+    ("bool ts_notify_readable(", WAKE, 0x883e5bd799e234c6),
     ("void ts_notify_writeable(", WAKE, 0x14f457f244bbe71e),
     ("long ts_sleep(", WAKE, 0x16d2626839be22fe),
 ];

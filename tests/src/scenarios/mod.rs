@@ -7,6 +7,7 @@ mod busy;
 mod clients;
 mod close;
 mod copy;
+mod delay;
 mod drain;
 mod edge;
 mod faults;
@@ -80,6 +81,7 @@ const GROUPS: &[(&str, &[Scenario])] = &[
     ("idle", idle::ALL),
     ("memory", memory::ALL),
     ("faults", faults::ALL),
+    ("delay", delay::ALL),
     ("absent", absent::ALL),
     ("stall", stall::ALL),
     ("storm", storm::ALL),
