@@ -18,8 +18,9 @@ pub fn dir() -> PathBuf {
 
 /// Makes `target` hold the checkout's sources (what git knows, or would not ignore) as they are now.
 ///
-/// Files that did not change keep their time stamps, so that the next build there is a quick one. The
-/// names of the files copied are kept in `list`, to remove those that are gone from the checkout later.
+/// Files that did not change keep their time stamps, so that the next build there is a quick one. Others get the time of now: the checkout's
+/// would be older than what is built from the file's earlier state, were it changed during that build. The names of the files copied are
+/// kept in `list`, to remove those that are gone from the checkout later.
 ///
 /// # Errors
 /// When git does not answer or a file cannot be copied.
@@ -74,9 +75,8 @@ fn sources(checkout: &Path) -> Result<BTreeSet<String>> {
 }
 
 fn copy(from: &Path, to: &Path) -> Result<()> {
-    let new = from.metadata()?;
     if let Ok(old) = to.metadata() {
-        if old.len() == new.len() && old.modified()? == new.modified()? {
+        if old.permissions() == from.metadata()?.permissions() && fs::read(to)? == fs::read(from)? {
             return Ok(());
         }
         fs::remove_file(to)?;
@@ -85,15 +85,13 @@ fn copy(from: &Path, to: &Path) -> Result<()> {
         fs::create_dir_all(parent)?;
     }
     fs::copy(from, to)?;
-    fs::File::options()
-        .write(true)
-        .open(to)?
-        .set_modified(new.modified()?)?;
     Ok(())
 }
 
 #[cfg(test)]
 mod tests {
+    use std::time::{Duration, SystemTime};
+
     use super::*;
 
     #[test]
@@ -111,6 +109,30 @@ mod tests {
             fs::read(target.join("xtask/Cargo.toml"))?,
             fs::read(dir().join("xtask/Cargo.toml"))?
         );
+        Ok(())
+    }
+
+    #[test]
+    fn what_changed_is_newer_than_what_was_built() -> Result<()> {
+        let temp = tempfile::tempdir()?;
+        let (from, to) = (temp.path().join("from"), temp.path().join("to"));
+        let set = |path: &Path, time| {
+            fs::File::options()
+                .write(true)
+                .open(path)?
+                .set_modified(time)
+        };
+        let built = SystemTime::now() - Duration::from_secs(60);
+        fs::write(&from, "old")?;
+        copy(&from, &to)?;
+        set(&to, built)?;
+        copy(&from, &to)?;
+        assert_eq!(to.metadata()?.modified()?, built, "nothing has changed");
+        fs::write(&from, "new")?;
+        set(&from, built)?;
+        copy(&from, &to)?;
+        assert_eq!(fs::read(&to)?, b"new");
+        assert!(to.metadata()?.modified()? > built);
         Ok(())
     }
 }
