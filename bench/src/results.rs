@@ -157,10 +157,10 @@ pub mod tests {
 
     #[test]
     fn what_is_saved_can_be_loaded() {
-        let path = std::env::temp_dir().join(format!("tcp-splice-bench-{}", std::process::id()));
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("results.json");
         example().save(&path).unwrap();
         let loaded = Results::load(&path).unwrap();
-        fs::remove_file(&path).unwrap();
         assert_eq!(loaded.samples.len(), 6);
         assert_eq!(loaded.cells(Place::Loopback), [Cell::Rr(1)]);
         assert_eq!(loaded.cells(Place::Netns), []);

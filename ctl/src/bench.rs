@@ -55,12 +55,11 @@ mod tests {
 
     #[test]
     fn the_one_beside_the_tool_comes_first() {
-        let dir = env::temp_dir().join(format!("tcp-splice-ctl-{}", std::process::id()));
-        std::fs::create_dir_all(&dir).unwrap();
-        assert_eq!(program(&dir), Path::new(PROGRAM));
+        let dir = tempfile::tempdir().unwrap();
+        let dir = dir.path();
+        assert_eq!(program(dir), Path::new(PROGRAM));
         std::fs::write(dir.join(PROGRAM), "").unwrap();
-        assert_eq!(program(&dir), dir.join(PROGRAM));
-        std::fs::remove_dir_all(&dir).unwrap();
+        assert_eq!(program(dir), dir.join(PROGRAM));
     }
 
     #[test]

@@ -138,17 +138,15 @@ short line
 
     #[test]
     fn directories_are_found_by_number() {
-        let root = std::env::temp_dir().join(format!("tcp-splice-ctl-{}", std::process::id()));
+        let root = tempfile::tempdir().unwrap();
+        let root = root.path();
         let deep = root.join("a/b");
         fs::create_dir_all(&deep).unwrap();
         let number = fs::metadata(&deep).unwrap().ino();
-        assert_eq!(find(&root, number), Some(deep));
-        assert_eq!(
-            find(&root, fs::metadata(&root).unwrap().ino()),
-            Some(root.clone())
-        );
-        assert_eq!(find(&root, 0), None);
-        fs::remove_dir_all(&root).unwrap();
+        assert_eq!(find(root, number), Some(deep));
+        let number = fs::metadata(root).unwrap().ino();
+        assert_eq!(find(root, number), Some(root.to_owned()));
+        assert_eq!(find(root, 0), None);
     }
 
     #[test]

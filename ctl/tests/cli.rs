@@ -67,11 +67,10 @@ fn help_and_version_go_to_stdout() {
 
 #[test]
 fn manual_pages_and_completions_can_be_made() {
-    let dir = std::env::temp_dir().join(format!("tcp-splice-ctl-man-{}", std::process::id()));
-    std::fs::create_dir_all(&dir).expect("a directory for pages");
+    let dir = tempfile::tempdir().expect("a directory for pages");
+    let dir = dir.path();
     assert!(ctl(&format!("man {}", dir.display())).status.success());
     let page = std::fs::read_to_string(dir.join("tcp-splice-ctl-enable.1")).expect("a page");
     assert!(page.contains("loopback"));
-    std::fs::remove_dir_all(&dir).expect("cleaning up");
     assert!(text(&ctl("completions bash").stdout).contains("tcp-splice-ctl"));
 }

@@ -1,7 +1,6 @@
 // SPDX-License-Identifier: GPL-2.0-only
 //! Runs one test in a child process, and ends it with a picture of where it hung.
 
-use std::fs::{self, File};
 use std::io::{Read, Seek};
 use std::os::unix::process::CommandExt;
 use std::process::{Child, Command, Stdio};
@@ -57,7 +56,7 @@ impl Job {
 
     /// `None` when the test passed.
     fn attempt(&self) -> Result<Option<String>> {
-        let mut output = unlinked_file()?;
+        let mut output = tempfile::tempfile().context("failed to create a temporary file")?;
         let program = std::env::current_exe().context("failed to find this program")?;
         let mut child = Command::new(program)
             .args(&self.words)
@@ -96,14 +95,4 @@ impl Job {
 
 fn group(child: &Child) -> Pid {
     Pid::from_raw(child.id() as i32)
-}
-
-/// A file without a name, for output of any length.
-fn unlinked_file() -> Result<File> {
-    let path = std::env::temp_dir().join(format!("tcp-splice-tests-{}", std::process::id()));
-    let mut options = File::options();
-    let file = options.read(true).write(true).create_new(true).open(&path);
-    let file = file.with_context(|| format!("failed to create {}", path.display()))?;
-    fs::remove_file(&path)?;
-    Ok(file)
 }

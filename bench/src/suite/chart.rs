@@ -256,10 +256,10 @@ mod tests {
 
     #[test]
     fn what_was_measured_is_drawn() {
-        let path = std::env::temp_dir().join(format!("tcp-splice-{}.svg", std::process::id()));
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("suite.svg");
         draw(&example(), &path).unwrap();
         let text = std::fs::read_to_string(&path).unwrap();
-        std::fs::remove_file(&path).unwrap();
         // Two ways beside plain TCP, in the panel by size, and in that by pairs twice.
         let points = text.matches("<circle").count();
         assert_eq!(points, 2 * 3, "{text}");

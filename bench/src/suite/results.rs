@@ -231,13 +231,13 @@ pub mod tests {
 
     #[test]
     fn what_is_saved_can_be_loaded() {
-        let path = std::env::temp_dir().join(format!("tcp-splice-suite-{}", std::process::id()));
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("suite.json");
         example().save(&path).unwrap();
         assert!(Results::are_in(&path).unwrap());
         let loaded = Results::load(&path).unwrap();
         fs::write(&path, r#"{"schema": 1, "samples": []}"#).unwrap();
         assert!(!Results::are_in(&path).unwrap());
-        fs::remove_file(&path).unwrap();
         assert_eq!(loaded.samples.len(), 18);
         assert_eq!(loaded.cells(Place::Loopback).len(), 2);
         assert_eq!(loaded.rounds(), 3);
