@@ -50,6 +50,8 @@ struct ts_facts {
 	u8 reserved;
 };
 
+bool ts_take_spinlock(struct bpf_sock_ops_kern *ctx);
+void ts_drop_spinlock(struct bpf_sock_ops_kern *ctx);
 void ts_facts(const struct bpf_sock_ops_kern *ctx, struct ts_facts *facts);
 
 /* ---- what send and receive see of their own socket ---- */

@@ -307,7 +307,13 @@ __bpf_kfunc_start_defs();
  */
 __bpf_kfunc int bpf_tcp_splice_pair(struct bpf_sock_ops *ctx, u64 flags, u32 busy_poll_us, u32 ring_kbytes)
 {
-	return tcp_splice_pair((struct bpf_sock_ops_kern *)ctx, flags, busy_poll_us, ring_kbytes);
+	struct bpf_sock_ops_kern *kern = (struct bpf_sock_ops_kern *)ctx;
+	bool taken = ts_take_spinlock(kern);
+	int ret = tcp_splice_pair(kern, flags, busy_poll_us, ring_kbytes);
+
+	if (taken)
+		ts_drop_spinlock(kern);
+	return ret;
 }
 
 __bpf_kfunc_end_defs();

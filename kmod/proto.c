@@ -436,7 +436,7 @@ static void ts_swap_user_data(struct sock *sk, struct ts_endpoint *from, struct 
 }
 
 /*
- * Called by the kfunc, with the socket's lock in either shape, not sleeping. Nothing else can hold the two slots: they were seen
+ * Called by the kfunc, with the socket's spin lock (ts_take_spinlock()), not sleeping. Nothing else can hold the two slots: they were seen
  * free under this lock. From the release on, callbacks find the endpoint.
  */
 void ts_install(struct sock *sk, struct ts_endpoint_body *body, bool busy_polls)
@@ -444,6 +444,7 @@ void ts_install(struct sock *sk, struct ts_endpoint_body *body, bool busy_polls)
 	struct ts_endpoint *ep = container_of((u8 (*)[TS_ENDPOINT_BYTES])body, struct ts_endpoint, body);
 	struct inet_connection_sock *icsk = inet_csk(sk);
 
+	lockdep_assert_held(&sk->sk_lock.slock);
 	ep->sk = sk;
 	ep->busy_polls = busy_polls;
 	ep->made = get_jiffies_64();

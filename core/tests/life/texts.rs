@@ -105,7 +105,7 @@ const TEXTS: &[(&str, &str, u64)] = &[
     ),
     ("static int ts_disconnect(", PROTO, 0xea7bf77fb5c228bc),
     ("void ts_uninstall_protocol(", PROTO, 0x7d4baba4ab0067a7),
-    ("void ts_install(", PROTO, 0x58f22296a84963c8),
+    ("void ts_install(", PROTO, 0xd397b90527cd030a),
     ("void ts_clear_user_data(", PROTO, 0xdbd45cacdfd0da3d),
     ("static void ts_ulp_release(", PROTO, 0x4aeecd0076bbc47c),
     ("pub(crate) fn close_lanes(", TEARDOWN, 0x5a619cf539080c27),
