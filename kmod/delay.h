@@ -15,7 +15,7 @@
 	X(given_back) X(full) X(parked_for_room) \
 	X(may_start) X(started) X(leaving) X(left) X(to_tcp) \
 	X(half_closed) X(handing_back) X(closed_to_reading) X(copied_back) \
-	X(registry) X(taken) X(installed) X(linked) X(joined) \
+	X(registry) X(taken) X(claiming) X(installed) X(linked) X(joined) \
 	X(slot_cleared) X(letting_go) X(last_put) \
 	/* C's */ \
 	X(registered) X(asleep) X(awake) \

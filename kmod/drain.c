@@ -2,13 +2,12 @@
 /*
  * Letting go of sockets that live on: /proc/net/tcp_splice_drain.
  *
- * A socket is handed back first (tcp_splice_hand_back()), then loses our tables, the ULP slot and sk_user_data, and is an ordinary TCP
- * socket. Its endpoint is freed when the calls that may have found it are through (ts_calls) and a grace period later.
+ * A socket is handed back first (tcp_splice_hand_back()), then loses what we have put on it (ts_take_off()), and is an ordinary TCP socket.
  *
  * | socket | who may be in a call on it | kept as it is by |
  * |---|---|---|
  * | with a descriptor | anybody | a reference to its file: __sock_release() uses a table that it fetched before it slept |
- * | not accepted yet | nobody; it may be accepted and closed meanwhile | ts_calls, which ts_endpoint_discard_all() minds |
+ * | not accepted yet | nobody; it may be accepted and closed meanwhile | ts_calls, which ts_endpoint_discard() minds |
  * | closed, TCP not through | nobody; it may die meanwhile | the same |
  *
  * The socket is locked by its spinlock, when nobody owns it: the owner may be stuck in a page fault, and inet_csk_listen_stop() and
@@ -46,8 +45,7 @@ static bool ts_drain_wants(const struct ts_drain *drain, const struct ts_endpoin
 {
 	const struct sock *sk = ep->sk;
 
-	/* Those that are superseded go with the newest one. */
-	if (ep->made > drain->before || READ_ONCE(ep->superseded))
+	if (ep->made > drain->before)
 		return false;
 	/* sk_num is 0 once TCP is through with it. */
 	return drain->all_ports || test_bit(ntohs(READ_ONCE(inet_sk(sk)->inet_sport)), drain->ports) ||
@@ -103,34 +101,10 @@ static struct file *ts_file_of(struct sock *sk, bool *alone)
 	return file;
 }
 
-/* Can @listed be taken off now? It was on this socket once; it is not looked into before it is seen to be there. Socket locked. */
-static bool ts_carries(struct sock *sk, const struct ts_endpoint *listed)
+/* Is @listed on this socket? It was once; it is not looked into before it is seen to be there. Socket locked. */
+static bool ts_carries(const struct sock *sk, const struct ts_endpoint *listed)
 {
-	const struct ts_endpoint *ep;
-
-	if (inet_csk(sk)->icsk_ulp_ops == &ts_ulp)
-		ep = (struct ts_endpoint *)rcu_access_pointer(inet_csk(sk)->icsk_ulp_data);
-	else
-		ep = sk->sk_destruct == ts_destruct ? ts_user_data(sk) : NULL;
-	if (ep != listed)
-		return false;
-	for (; ep; ep = ep->older)
-		if (smp_load_acquire(&ep->letting_go))
-			return false;
-	return true;
-}
-
-/* Takes everything of ours off the socket, which is locked and not paired. */
-static void ts_take_off(struct sock *sk, struct ts_endpoint *ep)
-{
-	if (inet_csk(sk)->icsk_ulp_ops == &ts_ulp) {
-		ts_vacate_slot(sk);
-		module_put(THIS_MODULE);	/* the slot's; each endpoint has its own until it is freed */
-	} else {
-		sk->sk_destruct = ep->destruct;
-	}
-	ts_clear_user_data(sk, ep);
-	ts_endpoint_retire_all(ep);
+	return inet_csk(sk)->icsk_ulp_ops == &ts_ulp && rcu_access_pointer(inet_csk(sk)->icsk_ulp_data) == listed;
 }
 
 /* @alone: not accepted yet, or closed. Inside ts_calls, so that @listed stays, if it is still there at the first look. */

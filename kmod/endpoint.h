@@ -14,26 +14,25 @@
 #include "index.h"
 
 /*
- * Our object for one socket. It lives from the kfunc until the socket was destroyed (ts_ulp_release), was drained (drain.c) or, if it gave
- * its ULP slot away, died (ts_destruct); and, unless it was never paired, a grace period longer.
+ * Our object for one connection of a socket. It lives from the kfunc until the socket was destroyed (ts_ulp_release) or lost it before
+ * (ts_take_off); and, unless it was never paired, a grace period longer.
  */
 struct ts_endpoint {
 	unsigned long link;		/* 0 while not paired; see glue.h */
 	struct sock *sk;
 	u32 disconnects;		/* sk_disconnects when it was installed: the link is of that connection */
-	struct ts_endpoint *older;	/* of the same socket, before connect(AF_UNSPEC): freed together */
-	void (*destruct)(struct sock *sk);	/* sk_destruct before ours, if the ULP slot was given away */
-	u8 older_count;
 	bool grafted;			/* its struct socket has our ops, or had somebody else's; behind the socket's lock */
-	bool left;			/* disconnected: another one may follow */
-	bool superseded;		/* another one is on the socket now, and has this one among its older ones */
 	bool busy_polls;		/* the policy wants its receiver to spin before it sleeps */
-	bool letting_go;		/* ->rcu is in use: ts_endpoint_let_go_all() */
 	u64 made;			/* jiffies */
 	struct ts_node node;		/* in ts_endpoints (main.c), until nobody can find it any more */
 	struct rcu_head rcu;
 	u8 body[TS_ENDPOINT_BYTES] __aligned(8);
 };
+
+static inline struct ts_endpoint *ts_endpoint_of(const struct ts_endpoint_body *body)
+{
+	return container_of((u8 (*)[TS_ENDPOINT_BYTES])body, struct ts_endpoint, body);
+}
 
 struct ts_pair {
 	struct {
@@ -42,9 +41,6 @@ struct ts_pair {
 	struct ts_node node;	/* pairs.c */
 	u8 body[TS_PAIR_BYTES] __aligned(64);
 };
-
-/* How often a socket may be disconnected and spliced anew; each time leaves an endpoint and its pair behind until close. */
-#define TS_REUSE_MAX 8
 
 extern const struct tcp_ulp_ops ts_ulp;
 
@@ -56,13 +52,12 @@ extern const struct tcp_ulp_ops ts_ulp;
 
 /* proto.c */
 
-/* What a socket that nobody took over calls. None of it needs the socket's lock, but for destruct. */
+/* What a socket that nobody took over calls. None of it needs the socket's lock. */
 struct ts_callbacks {
 	void (*data_ready)(struct sock *sk);
 	void (*write_space)(struct sock *sk);
 	void (*state_change)(struct sock *sk);
 	void (*error_report)(struct sock *sk);
-	void (*destruct[2])(struct sock *sk);
 };
 
 extern struct ts_callbacks ts_default;
@@ -71,10 +66,8 @@ bool ts_proto_is_base(const struct sock *sk);
 bool ts_callbacks_are_default(const struct sock *sk);
 bool ts_slots_are_free(const struct sock *sk);
 bool ts_is_taken(const struct sock *sk);
-bool ts_wear_protocol(struct sock *sk);
 void ts_uninstall_protocol(struct sock *sk);
-void ts_clear_user_data(struct sock *sk, struct ts_endpoint *ep);
-void ts_default_destruct(struct sock *sk);
+void ts_take_off(struct sock *sk, struct ts_endpoint *ep);
 void ts_await_disconnect(struct sock *sk);
 
 /* main.c */
@@ -82,9 +75,8 @@ bool ts_rings_have_memory(void);
 extern struct ts_index ts_endpoints;
 extern atomic_t ts_drains;
 extern atomic_long_t ts_drained;
-void ts_endpoint_discard_all(struct ts_endpoint *ep, bool known);
-void ts_endpoint_retire_all(struct ts_endpoint *ep);
-void ts_endpoint_let_go_all(struct ts_endpoint *ep);
+void ts_endpoint_discard(struct ts_endpoint *ep, bool known);
+void ts_endpoint_retire(struct ts_endpoint *ep);
 
 /* drain.c */
 bool ts_lock_unowned(struct sock *sk, bool alone, bool patient);
@@ -94,8 +86,6 @@ int ts_drain_init(void);
 void ts_drain_exit(void);
 
 /* options.c */
-void ts_destruct(struct sock *sk);
-void ts_vacate_slot(struct sock *sk);
 int ts_setsockopt(struct sock *sk, int level, int optname, sockptr_t optval, unsigned int optlen);
 int ts_getsockopt(struct sock *sk, int level, int optname, char __user *optval, int __user *optlen);
 

@@ -75,37 +75,13 @@ static u32 ts_multipath_obstacles(const struct sock *sk)
 	return found ? TS_OBSTACLE_MULTIPATH : 0;
 }
 
-/* The handshake is over, and the program's caller holds the socket's lock, in either shape. */
-static bool ts_is_established(const struct bpf_sock_ops_kern *ctx)
-{
-	return (ctx->op == BPF_SOCK_OPS_ACTIVE_ESTABLISHED_CB || ctx->op == BPF_SOCK_OPS_PASSIVE_ESTABLISHED_CB) &&
-	       ctx->is_fullsock && ctx->is_locked_tcp_sock;
-}
-
-/*
- * TC programs put a socket into a sockmap with no more than its spin lock (sock_map_update_elem()). In softirq the program's caller holds that one;
- * from the backlog, which connect() works off in release_sock(), the lock is owned and the spin lock free. To be taken
- * before the kfunc looks whether the socket's slots are free, and held until they are its own.
- */
-bool ts_take_spinlock(struct bpf_sock_ops_kern *ctx)
-{
-	if (!ts_is_established(ctx) || !sock_owned_by_user_nocheck(ctx->sk))
-		return false;
-	spin_lock_bh(&ctx->sk->sk_lock.slock);
-	return true;
-}
-
-void ts_drop_spinlock(struct bpf_sock_ops_kern *ctx)
-{
-	spin_unlock_bh(&ctx->sk->sk_lock.slock);
-}
-
 void ts_facts(const struct bpf_sock_ops_kern *ctx, struct ts_facts *facts)
 {
 	const struct sock *sk = ctx->sk;
 
 	*facts = (struct ts_facts) { .sk = ctx->sk };
-	if (!ts_is_established(ctx)) {
+	if ((ctx->op != BPF_SOCK_OPS_ACTIVE_ESTABLISHED_CB && ctx->op != BPF_SOCK_OPS_PASSIVE_ESTABLISHED_CB) ||
+	    !ctx->is_fullsock || !ctx->is_locked_tcp_sock) {
 		facts->obstacles = TS_OBSTACLE_CALLBACK;
 		return;
 	}

@@ -50,8 +50,6 @@ struct ts_facts {
 	u8 reserved;
 };
 
-bool ts_take_spinlock(struct bpf_sock_ops_kern *ctx);
-void ts_drop_spinlock(struct bpf_sock_ops_kern *ctx);
 void ts_facts(const struct bpf_sock_ops_kern *ctx, struct ts_facts *facts);
 
 /* ---- what send and receive see of their own socket ---- */
@@ -87,6 +85,7 @@ u32 ts_disconnects(const struct sock *sk);
 /* ---- memory ---- */
 
 struct ts_endpoint_body *ts_endpoint_alloc(void);
+void ts_endpoint_unmake(struct ts_endpoint_body *ep);
 struct ts_pair_body *ts_pair_alloc(void);
 void ts_pair_free(struct ts_pair_body *pair);
 void ts_pair_list(struct ts_pair_body *pair);
@@ -98,6 +97,7 @@ void ts_chunk_free(void *chunk, size_t bytes);
 
 /* ---- endpoint and socket ---- */
 
+bool ts_claim(struct sock *sk, struct ts_endpoint_body *ep);
 void ts_install(struct sock *sk, struct ts_endpoint_body *ep, bool busy_polls);
 struct sock *ts_endpoint_sock(struct ts_endpoint_body *ep);
 unsigned long ts_endpoint_link(const struct ts_endpoint_body *ep);
@@ -257,7 +257,6 @@ void tcp_splice_close(struct sock *sk, struct ts_endpoint_body *ep);
 void tcp_splice_disconnect(struct sock *sk, struct ts_endpoint_body *ep);
 bool tcp_splice_withdraw(struct ts_endpoint_body *ep);
 int tcp_splice_hand_back(struct sock *sk, struct ts_endpoint_body *ep, u32 disconnects, unsigned int how);
-void tcp_splice_let_go(struct ts_endpoint_body *ep);
 void tcp_splice_ring_bytes(unsigned long link, u64 *sent, u64 *received);
 void tcp_splice_release_cb(unsigned long link, struct sock *sk);
 bool tcp_splice_release(struct ts_endpoint_body *ep);

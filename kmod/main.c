@@ -61,11 +61,6 @@ DEFINE_SRCU_FAST(ts_calls);
 DEFINE_SRCU(ts_calls);
 #endif
 
-static struct ts_endpoint *ts_endpoint_of(const struct ts_endpoint_body *body)
-{
-	return container_of((u8 (*)[TS_ENDPOINT_BYTES])body, struct ts_endpoint, body);
-}
-
 struct ts_endpoint_body *ts_endpoint_alloc(void)
 {
 	struct ts_endpoint *ep = kmem_cache_zalloc(ts_endpoint_cache, GFP_ATOMIC | __GFP_NOWARN);
@@ -76,13 +71,19 @@ struct ts_endpoint_body *ts_endpoint_alloc(void)
 	return (struct ts_endpoint_body *)ep->body;
 }
 
+/* Of an endpoint that nobody knows of, or the last step of freeing one. */
+void ts_endpoint_unmake(struct ts_endpoint_body *body)
+{
+	kmem_cache_free(ts_endpoint_cache, ts_endpoint_of(body));
+	module_put(THIS_MODULE);	/* exit waits for ts_endpoint_free() with rcu_barrier() */
+}
+
 static void ts_endpoint_free(struct rcu_head *rcu)
 {
 	struct ts_endpoint *ep = container_of(rcu, struct ts_endpoint, rcu);
 
 	tcp_splice_endpoint_free((struct ts_endpoint_body *)ep->body);
-	kmem_cache_free(ts_endpoint_cache, ep);
-	module_put(THIS_MODULE);	/* exit waits for this function with rcu_barrier() */
+	ts_endpoint_unmake((struct ts_endpoint_body *)ep->body);
 }
 
 /* Drains under way, and sockets that were drained so far. */
@@ -90,72 +91,36 @@ atomic_t ts_drains;
 atomic_long_t ts_drained;
 
 /*
- * A socket's endpoint and those of its earlier connections, when nobody can find them any more and no call is under way. Any context, the
- * socket's lock held or its last reference gone: a drain that found them was announced before it locked the socket to look.
+ * A socket's endpoint, when nobody can find it any more and no call is under way. Any context, the socket's lock held or its last
+ * reference gone: a drain that found it was announced before it locked the socket to look.
  *
- * @known: to the other end of a connection, which may be looking at it under RCU. One that is not, of a socket that never had another, is
+ * @known: to the other end of a connection, which may be looking at it under RCU. One that is not, of a socket that had no connection before, is
  * freed at once: the index was the last way to it, and those who walk there look at what they find with its bucket locked.
  */
-void ts_endpoint_discard_all(struct ts_endpoint *ep, bool known)
+void ts_endpoint_discard(struct ts_endpoint *ep, bool known)
 {
-	struct ts_endpoint *older;
-
 	if (unlikely(atomic_read(&ts_drains))) {
-		ts_endpoint_retire_all(ep);
+		ts_endpoint_retire(ep);
 		return;
 	}
-	if (!known && !ep->disconnects) {
-		ts_index_remove(&ts_endpoints, &ep->node);
+	ts_index_remove(&ts_endpoints, &ep->node);
+	if (!known && !ep->disconnects)
 		ts_endpoint_free(&ep->rcu);
-		return;
-	}
-	for (; ep; ep = older) {
-		older = ep->older;
-		ts_index_remove(&ts_endpoints, &ep->node);
+	else
 		call_rcu(&ep->rcu, ts_endpoint_free);
-	}
 }
 
-static void ts_endpoint_retire(struct rcu_head *rcu)
+static void ts_endpoint_left(struct rcu_head *rcu)
 {
 	ts_delay_at(retired);
 	call_rcu(rcu, ts_endpoint_free);
 }
 
-/* The same while calls may be under way that found them. */
-void ts_endpoint_retire_all(struct ts_endpoint *ep)
+/* The same while calls may be under way that found it. */
+void ts_endpoint_retire(struct ts_endpoint *ep)
 {
-	struct ts_endpoint *older;
-
-	for (; ep; ep = older) {
-		older = ep->older;
-		ts_index_remove(&ts_endpoints, &ep->node);
-		call_srcu(&ts_calls, &ep->rcu, ts_endpoint_retire);
-	}
-}
-
-static void ts_endpoint_let_go(struct rcu_head *rcu)
-{
-	struct ts_endpoint *ep = container_of(rcu, struct ts_endpoint, rcu);
-	struct sock *sk = ep->sk;
-
-	tcp_splice_let_go((struct ts_endpoint_body *)ep->body);
-	smp_store_release(&ep->letting_go, false);
-	sock_put(sk);
-}
-
-/*
- * The socket will be its endpoints' owner until it dies (ts_destruct()), so their pairs may not keep it alive any longer than until
- * those that found it there are through. Each callback has a reference of its own, so ts_destruct(), which uses ->rcu again, comes
- * after the last of them has let go. Once for a socket, under its lock.
- */
-void ts_endpoint_let_go_all(struct ts_endpoint *ep)
-{
-	for (; ep; ep = ep->older) {
-		sock_hold(ep->sk);
-		ep->letting_go = true;
-		call_rcu(&ep->rcu, ts_endpoint_let_go);
-	}
+	ts_index_remove(&ts_endpoints, &ep->node);
+	call_srcu(&ts_calls, &ep->rcu, ts_endpoint_left);
 }
 
 struct sock *ts_endpoint_sock(struct ts_endpoint_body *body)
@@ -307,13 +272,7 @@ __bpf_kfunc_start_defs();
  */
 __bpf_kfunc int bpf_tcp_splice_pair(struct bpf_sock_ops *ctx, u64 flags, u32 busy_poll_us, u32 ring_kbytes)
 {
-	struct bpf_sock_ops_kern *kern = (struct bpf_sock_ops_kern *)ctx;
-	bool taken = ts_take_spinlock(kern);
-	int ret = tcp_splice_pair(kern, flags, busy_poll_us, ring_kbytes);
-
-	if (taken)
-		ts_drop_spinlock(kern);
-	return ret;
+	return tcp_splice_pair((struct bpf_sock_ops_kern *)ctx, flags, busy_poll_us, ring_kbytes);
 }
 
 __bpf_kfunc_end_defs();
@@ -391,7 +350,7 @@ free_memory:
 /*
  * No endpoint is left (each holds a reference to the module) and no program (its kfunc call does too). What may still run:
  *
- * - the tails of ts_endpoint_retire() and ts_endpoint_free(): the barriers wait for them;
+ * - the tails of ts_endpoint_left() and ts_endpoint_free(): the barriers wait for them;
  * - a task that took a callback from a table which its socket no longer has. synchronize_rcu_tasks() waits until each task has slept or
  *   left the kernel; those that sleep are inside ts_calls, have no frame of ours (proto.c), or have a pair, and none is left; so
  *   synchronize_srcu() waits for the rest;

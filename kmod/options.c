@@ -17,72 +17,6 @@
 #include "glue.h"
 #include "endpoint.h"
 
-/* ---- the ULP slot, given away ---- */
-
-/* Runs once, after the last reference to a socket that gave its ULP slot away. Any context. */
-void ts_destruct(struct sock *sk)
-{
-	struct ts_endpoint *ep = ts_user_data(sk);
-
-	/* Somebody took sk_user_data without asking (sunrpc and iscsi_tcp do): then the endpoint is lost, not the kernel. */
-	if (WARN_ON_ONCE(!ep || ep->sk != sk)) {
-		ts_default_destruct(sk);
-		return;
-	}
-	rcu_assign_sk_user_data(sk, NULL);
-	ep->destruct(sk);
-	ts_endpoint_discard_all(ep, true);	/* last: it lets go of the module */
-}
-
-/*
- * Under the socket's lock; the endpoint is not paired and never will be. A child of a listener, which is copied without its lock, has
- * no data, or has the table with which it is born without any (ts_ulp_clone()).
- */
-void ts_vacate_slot(struct sock *sk)
-{
-	struct inet_connection_sock *icsk = inet_csk(sk);
-
-	ts_uninstall_protocol(sk);
-	rcu_assign_pointer(icsk->icsk_ulp_data, NULL);
-	smp_wmb();
-	WRITE_ONCE(icsk->icsk_ulp_ops, NULL);
-}
-
-/*
- * Under the socket's lock, which was let go of since the tables were taken off. Another thread may have disconnected the socket: it might
- * even listen by now, and its children would be born with tables that no reference keeps. Such a socket may be paired anew.
- */
-static void ts_wear_again(struct sock *sk, struct ts_endpoint *ep)
-{
-	if (sk->sk_disconnects != ep->disconnects)
-		ep->left = true;
-	else if (ts_proto_is_base(sk))
-		ep->grafted = ts_wear_protocol(sk);
-}
-
-/*
- * Under the socket's lock, after a ULP had its chance. Filled: the endpoint stays until the socket dies, for calls that are on their
- * way into our text (such a socket cannot listen, so nobody inherits the hook); the socket must not be kept alive by it, then.
- * Empty: taken back. Another thread may have been here.
- */
-static void ts_settle_slot(struct sock *sk, struct ts_endpoint *ep)
-{
-	struct inet_connection_sock *icsk = inet_csk(sk);
-
-	if (icsk->icsk_ulp_ops == &ts_ulp)
-		return;
-	if (!icsk->icsk_ulp_ops) {
-		rcu_assign_pointer(icsk->icsk_ulp_data, ep);
-		smp_store_release(&icsk->icsk_ulp_ops, &ts_ulp);
-		ts_wear_again(sk, ep);
-	} else if (sk->sk_destruct != ts_destruct) {
-		ep->destruct = sk->sk_destruct;
-		sk->sk_destruct = ts_destruct;
-		ts_endpoint_let_go_all(ep);
-		module_put(THIS_MODULE);	/* the slot's reference; the endpoint has its own */
-	}
-}
-
 /* ---- handing back ---- */
 
 /* No lock held. 0: this socket is not paired, and with this endpoint never will be. */
@@ -98,60 +32,24 @@ static int ts_hand_back(struct sock *sk)
 	}
 }
 
-/* The endpoint under the socket's lock, if it was not paired anew in the meantime (by a connect() of another thread). */
-static int ts_endpoint_unpaired(struct sock *sk, struct ts_endpoint **ep)
-{
-	*ep = ts_endpoint(sk);
-	if (*ep)
-		tcp_splice_withdraw((struct ts_endpoint_body *)(*ep)->body);
-	return *ep && ts_link(sk) ? -EBUSY : 0;
-}
-
-/*
- * TCP_ULP: whoever wants the slot (kTLS) may have it, with base's tables, which it copies. Should base not fill it after all, it is
- * ours again, so that a disconnected socket that listens goes through ts_ulp_clone().
- */
-static int ts_set_ulp(struct sock *sk, sockptr_t optval, unsigned int optlen)
+/* Takes what is ours off a socket that was handed back. False: another thread has had it paired anew in the meantime. Inside ts_calls. */
+static bool ts_let_go_of(struct sock *sk)
 {
 	struct ts_endpoint *ep;
-	int err;
+	bool paired = false;
 
 	lock_sock(sk);
-	err = ts_endpoint_unpaired(sk, &ep);
-	if (!err && ep)
-		ts_vacate_slot(sk);
-	else if (!err)
+	ep = ts_endpoint(sk);
+	if (ep) {
+		tcp_splice_withdraw((struct ts_endpoint_body *)ep->body);
+		paired = ts_link(sk);
+		if (!paired)
+			ts_take_off(sk, ep);
+	} else {
 		ts_uninstall_protocol(sk);
+	}
 	release_sock(sk);
-	if (err)
-		return err;
-	err = tcp_prot.setsockopt(sk, SOL_TCP, TCP_ULP, optval, optlen);
-	lock_sock(sk);
-	if (ep)
-		ts_settle_slot(sk, ep);
-	release_sock(sk);
-	return err;
-}
-
-/* IPV6_ADDRFORM: base asks for its own table, and gives the socket that of IPv4. Ours go on top again. */
-static int ts_set_addrform(struct sock *sk, sockptr_t optval, unsigned int optlen)
-{
-	struct ts_endpoint *ep;
-	int err;
-
-	lock_sock(sk);
-	err = ts_endpoint_unpaired(sk, &ep);
-	if (!err)
-		ts_uninstall_protocol(sk);
-	release_sock(sk);
-	if (err)
-		return err;
-	err = tcp_prot.setsockopt(sk, SOL_IPV6, IPV6_ADDRFORM, optval, optlen);
-	lock_sock(sk);
-	if (ep && ts_endpoint(sk) == ep)
-		ts_wear_again(sk, ep);
-	release_sock(sk);
-	return err;
+	return !paired;
 }
 
 static bool ts_option_needs_tcp(const struct sock *sk, int level, int optname)
@@ -173,16 +71,16 @@ static bool ts_option_needs_tcp(const struct sock *sk, int level, int optname)
 	}
 }
 
+/* Base gets an ordinary socket: kTLS takes the ULP slot and copies TCP's tables, IPV6_ADDRFORM asks for them by name. */
 static int ts_set_option(struct sock *sk, int level, int optname, sockptr_t optval, unsigned int optlen)
 {
-	int err = ts_hand_back(sk);
+	int err;
 
-	if (err)
-		return err;
-	if (level == SOL_IPV6)
-		return ts_set_addrform(sk, optval, optlen);
-	if (optname == TCP_ULP)
-		return ts_set_ulp(sk, optval, optlen);
+	do {
+		err = ts_hand_back(sk);
+		if (err)
+			return err;
+	} while (!ts_let_go_of(sk));
 	err = tcp_prot.setsockopt(sk, level, optname, optval, optlen);
 	/*
 	 * Another thread may have connected the socket anew in between, and it may have been paired: not any more, with this option. The option
@@ -279,13 +177,26 @@ static int ts_get_info(struct sock *sk, unsigned long link, char __user *optval,
 	return err ?: ts_info_add(optval, len, offsetof(struct tcp_info, tcpi_bytes_received), received);
 }
 
+/* As for a socket without a ULP, if there is only ours. Base looks at the slot twice, without the lock under which ours leaves it. */
+static int ts_get_ulp(struct sock *sk, char __user *optval, int __user *optlen)
+{
+	int err;
+
+	lock_sock(sk);
+	if (inet_csk(sk)->icsk_ulp_ops == &ts_ulp)
+		err = put_user(0, optlen) ? -EFAULT : 0;
+	else
+		err = tcp_prot.getsockopt(sk, SOL_TCP, TCP_ULP, optval, optlen);
+	release_sock(sk);
+	return err;
+}
+
 static int ts_get_option(struct sock *sk, int level, int optname, char __user *optval, int __user *optlen)
 {
 	unsigned long link = level == SOL_TCP ? ts_link(sk) : 0;
 
-	/* As for a socket without a ULP. */
-	if (level == SOL_TCP && optname == TCP_ULP && ts_endpoint(sk))
-		return put_user(0, optlen) ? -EFAULT : 0;
+	if (level == SOL_TCP && optname == TCP_ULP)
+		return ts_get_ulp(sk, optval, optlen);
 	if (link && optname == TCP_INFO)
 		return ts_get_info(sk, link, optval, optlen);
 	if (link && optname == TCP_ZEROCOPY_RECEIVE)

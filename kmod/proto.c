@@ -50,25 +50,15 @@ bool ts_callbacks_are_default(const struct sock *sk)
 	       sk->sk_state_change == ts_default.state_change && sk->sk_error_report == ts_default.error_report;
 }
 
-/* What base would do; for a socket whose endpoint cannot be found. */
-void ts_default_destruct(struct sock *sk)
-{
-	ts_default.destruct[sk->sk_family == AF_INET6](sk);
-}
-
 /* Somebody has put his own callback on a spliced socket without asking (iscsi_tcp does): he will read it behind our back. */
 bool ts_is_taken(const struct sock *sk)
 {
 	return READ_ONCE(sk->sk_data_ready) != ts_default.data_ready;
 }
 
-/* Nobody holds the ULP slot or sk_user_data, unless it is what this socket kept of an earlier connection. Socket lock held. */
+/* Nobody holds the ULP slot or sk_user_data. Socket lock held. */
 bool ts_slots_are_free(const struct sock *sk)
 {
-	const struct ts_endpoint *ep = ts_endpoint(sk);
-
-	if (ep)
-		return ep->left && ep->older_count < TS_REUSE_MAX && ts_user_data(sk) == ep;
 	return !inet_csk(sk)->icsk_ulp_ops && !rcu_access_pointer(sk->sk_user_data);
 }
 
@@ -243,16 +233,24 @@ static __ts_jumps void ts_close(struct sock *sk, long timeout)
 	tcp_close(sk, sock_flag(sk, SOCK_LINGER) && !sk->sk_lingertime ? 0 : timeout);
 }
 
-/* The socket's lock is held; the socket may be used again afterwards, so it gets its base tables back. */
-static int ts_disconnect(struct sock *sk, int flags)
+static noinline void ts_disconnect_ring(struct sock *sk)
 {
+	struct srcu_ctr __percpu *calls = ts_calls_enter();
 	struct ts_endpoint *ep = ts_endpoint(sk);
 
 	if (ep) {
 		tcp_splice_disconnect(sk, (struct ts_endpoint_body *)ep->body);
-		ep->left = true;
+		ts_take_off(sk, ep);
+	} else {
+		ts_uninstall_protocol(sk);
 	}
-	ts_uninstall_protocol(sk);
+	ts_calls_leave(calls);
+}
+
+/* The socket's lock is held; the socket may be used again afterwards, for anything. */
+static __ts_jumps int ts_disconnect(struct sock *sk, int flags)
+{
+	ts_disconnect_ring(sk);
 	return tcp_prot.disconnect(sk, flags);
 }
 
@@ -298,7 +296,7 @@ static void ts_release_cb(struct sock *sk)
 /* ---- the tables and the slot ---- */
 
 /* As ts_graft(). */
-bool ts_wear_protocol(struct sock *sk)
+static bool ts_wear_protocol(struct sock *sk)
 {
 	WRITE_ONCE(sk->sk_prot, &ts_prots[sk->sk_prot != &tcp_prot]);
 	return ts_graft(sk);
@@ -424,48 +422,70 @@ static void __init ts_init_prot(struct proto *prot, const struct proto *base)
 /* ---- putting on and off ---- */
 
 /*
- * Those who take sk_user_data without asking (sunrpc and iscsi_tcp do) hold sk_callback_lock, or nothing, and may come at any time: what
- * they have put there stays.
+ * Takes sk_user_data, or says that somebody else has it: a sockmap, KCM or a SO_REUSEPORT map may come with less than the socket's lock
+ * (sock_map_update_elem(), bpf_fd_reuseport_array_update_elem()), but all look and store under this one. Any context.
  */
-static void ts_swap_user_data(struct sock *sk, struct ts_endpoint *from, struct ts_endpoint *to)
+bool ts_claim(struct sock *sk, struct ts_endpoint_body *body)
 {
-	void *old = from ? (void *)((uintptr_t)from | SK_USER_DATA_NOCOPY) : NULL;
-	void *new = to ? (void *)((uintptr_t)to | SK_USER_DATA_NOCOPY) : NULL;
+	struct ts_endpoint *ep = ts_endpoint_of(body);
+	unsigned long flags;
+	bool free;
 
-	cmpxchg(&sk->sk_user_data, old, new);
+	write_lock_irqsave(&sk->sk_callback_lock, flags);
+	free = !rcu_access_pointer(sk->sk_user_data);
+	if (free)
+		__rcu_assign_sk_user_data_with_flags(sk, ep, SK_USER_DATA_NOCOPY);
+	write_unlock_irqrestore(&sk->sk_callback_lock, flags);
+	return free;
 }
 
 /*
- * Called by the kfunc, with the socket's spin lock (ts_take_spinlock()), not sleeping. Nothing else can hold the two slots: they were seen
- * free under this lock. From the release on, callbacks find the endpoint.
+ * Called by the kfunc, with the socket's lock in either shape, not sleeping. The ULP slot was seen free under this lock, and sk_user_data
+ * is claimed. From the release on, callbacks find the endpoint.
  */
 void ts_install(struct sock *sk, struct ts_endpoint_body *body, bool busy_polls)
 {
-	struct ts_endpoint *ep = container_of((u8 (*)[TS_ENDPOINT_BYTES])body, struct ts_endpoint, body);
+	struct ts_endpoint *ep = ts_endpoint_of(body);
 	struct inet_connection_sock *icsk = inet_csk(sk);
 
-	lockdep_assert_held(&sk->sk_lock.slock);
 	ep->sk = sk;
 	ep->busy_polls = busy_polls;
 	ep->made = get_jiffies_64();
 	ep->disconnects = sk->sk_disconnects;
-	ep->older = ts_endpoint(sk);
-	if (ep->older) {
-		ep->older_count = ep->older->older_count + 1;
-		WRITE_ONCE(ep->older->superseded, true);
-	} else {
-		__module_get(THIS_MODULE);	/* for the ULP slot: tcp_cleanup_ulp() puts it */
-	}
-	ts_swap_user_data(sk, ep->older, ep);
+	__module_get(THIS_MODULE);	/* for the ULP slot: tcp_cleanup_ulp() puts it */
 	rcu_assign_pointer(icsk->icsk_ulp_data, ep);
 	smp_store_release(&icsk->icsk_ulp_ops, &ts_ulp);
 	ep->grafted = ts_wear_protocol(sk);
 	ts_index_add(&ts_endpoints, &ep->node);
 }
 
-void ts_clear_user_data(struct sock *sk, struct ts_endpoint *ep)
+/* Those who take sk_user_data without asking (sunrpc and iscsi_tcp do) hold sk_callback_lock, or nothing: what they have put there stays. */
+static void ts_clear_user_data(struct sock *sk, struct ts_endpoint *ep)
 {
-	ts_swap_user_data(sk, ep, NULL);
+	void *ours = (void *)((uintptr_t)ep | SK_USER_DATA_NOCOPY);
+
+	cmpxchg(&sk->sk_user_data, ours, NULL);
+}
+
+/*
+ * Takes everything of ours off a socket, which is locked and whose endpoint is not paired and never will be: it is an ordinary TCP socket
+ * from here on. The endpoint is freed when the calls that may have found it are through, and a grace period later. The caller is inside ts_calls,
+ * or does not sleep: the slot's reference to the module goes here, each endpoint has its own until it is freed.
+ *
+ * The slot first: whoever asks base about it, which our tables keep from doing so (ts_get_ulp()), finds it empty. A child of a listener, which is
+ * copied without its lock, has no data, or has the table with which it is born without any (ts_ulp_clone()).
+ */
+void ts_take_off(struct sock *sk, struct ts_endpoint *ep)
+{
+	struct inet_connection_sock *icsk = inet_csk(sk);
+
+	rcu_assign_pointer(icsk->icsk_ulp_data, NULL);
+	smp_wmb();
+	WRITE_ONCE(icsk->icsk_ulp_ops, NULL);
+	ts_uninstall_protocol(sk);
+	module_put(THIS_MODULE);
+	ts_clear_user_data(sk, ep);
+	ts_endpoint_retire(ep);
 }
 
 /*
@@ -481,10 +501,10 @@ static void ts_ulp_release(struct sock *sk)
 	ts_delay_at(releasing);
 	/* The final free still reads sk_prot, perhaps long after the endpoint let go of the module. */
 	ts_uninstall_protocol(sk);
-	ts_endpoint_discard_all(ep, tcp_splice_release((struct ts_endpoint_body *)ep->body));
+	ts_endpoint_discard(ep, tcp_splice_release((struct ts_endpoint_body *)ep->body));
 }
 
-/* A disconnected socket keeps its slot; should it listen, its children are born without. */
+/* A socket whose slot is ours does not listen; should one, its children are born without. */
 static void ts_ulp_clone(const struct request_sock *req, struct sock *newsk, const gfp_t priority)
 {
 	inet_csk(newsk)->icsk_ulp_ops = NULL;
@@ -513,7 +533,6 @@ static int __init ts_learn_defaults(int family)
 	ts_default.write_space = sock->sk->sk_write_space;
 	ts_default.state_change = sock->sk->sk_state_change;
 	ts_default.error_report = sock->sk->sk_error_report;
-	ts_default.destruct[family == AF_INET6] = sock->sk->sk_destruct;
 	sock_release(sock);
 	return 0;
 }

@@ -8,7 +8,7 @@ module=$1
 
 objdump -dr --no-show-raw-insn "$module" | awk '
 	BEGIN {
-		count = split("ts_sendmsg ts_recvmsg ts_close ts_splice_read", names, " ")
+		count = split("ts_sendmsg ts_recvmsg ts_close ts_disconnect ts_splice_read", names, " ")
 		for (i = 1; i <= count; i++) watched[names[i]] = 1
 	}
 	# Parts of a function that the compiler has put elsewhere count, too.

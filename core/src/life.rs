@@ -5,7 +5,7 @@
 //! |---|---|---|
 //! | an endpoint | its socket | [`endpoint_free`]: a grace period after nobody could find it any more, or at once if [`release`] said so |
 //! | a pair | its two endpoints, a reference each; whoever sleeps in a call, one more | [`put`] of the last |
-//! | a socket | the pair, a reference to each | [`let_go`]: a grace period after its slot was cleared, [`endpoint_free`] at the latest |
+//! | a socket | the pair, a reference to each | [`endpoint_free`]: a grace period after its slot was cleared |
 //!
 //! An offered endpoint can be reached by a stranger (the joining end) only through the table, under the registry's lock, and only while it
 //! is not yet taken out. Every way for an offered socket to go (close, disconnect, destroy, giving its slot away) takes its offer out first,
@@ -55,10 +55,6 @@ pub trait Marks {
     fn linked(&self) -> usize;
     /// Registry's lock held.
     fn set_linked(&self, link: usize);
-    /// The pair's reference to its socket was dropped.
-    fn is_let_go(&self) -> bool;
-    /// Only by the callbacks that free it or let it go, of which one runs at a time.
-    fn set_let_go(&self);
 }
 
 /// Our part of an endpoint. Each word is written under the registry's lock or by the only one who has the endpoint by then; read by its
@@ -68,7 +64,6 @@ pub struct Endpoint {
     wishes: Wishes,
     linked: AtomicUsize,
     withdrawn: AtomicBool,
-    let_go: AtomicBool,
 }
 
 impl Endpoint {
@@ -79,7 +74,6 @@ impl Endpoint {
             wishes,
             linked: AtomicUsize::new(linked),
             withdrawn: AtomicBool::new(false),
-            let_go: AtomicBool::new(false),
         }
     }
 }
@@ -107,14 +101,6 @@ impl Marks for &Endpoint {
 
     fn set_linked(&self, link: usize) {
         self.linked.store(link, Ordering::Relaxed);
-    }
-
-    fn is_let_go(&self) -> bool {
-        self.let_go.load(Ordering::Relaxed)
-    }
-
-    fn set_let_go(&self) {
-        self.let_go.store(true, Ordering::Relaxed);
     }
 }
 
@@ -252,7 +238,11 @@ pub trait Kernel {
     fn link(&self, ep: Self::Endpoint) -> usize;
     /// Release.
     fn set_link(&self, ep: Self::Endpoint, link: usize);
-    /// Puts it on the socket, which is locked: its calls find it from here on.
+    /// Frees one that nobody knows.
+    fn endpoint_unmake(&self, ep: Self::Endpoint);
+    /// Takes the place on the socket where it will stand. `false`: somebody else has it by now.
+    fn claim(&self, sk: Self::Sock, ep: Self::Endpoint) -> bool;
+    /// Puts it in that place on the socket, which is locked: its calls find it from here on.
     fn install(&self, sk: Self::Sock, ep: Self::Endpoint);
 
     /// Memory for a pair; none without.
@@ -299,7 +289,7 @@ pub trait Kernel {
 ///
 /// # Errors
 ///
-/// Without memory.
+/// Without memory, or when somebody else has taken the place on the socket.
 pub fn offer<K: Kernel>(
     kernel: &K,
     sk: K::Sock,
@@ -307,7 +297,7 @@ pub fn offer<K: Kernel>(
     set: usize,
     wishes: Wishes,
 ) -> Result<(), Refusal> {
-    let ep = endpoint(kernel, set, 0, wishes)?;
+    let ep = endpoint(kernel, sk, set, 0, wishes)?;
     let now = kernel.now();
     kernel.install(sk, ep);
     let lost = kernel.with_set(set, |table| {
@@ -324,9 +314,10 @@ pub fn offer<K: Kernel>(
     Ok(())
 }
 
-/// A new endpoint, not yet known to anyone.
+/// A new endpoint, not yet known to anyone, and its place on the socket.
 fn endpoint<K: Kernel>(
     kernel: &K,
+    sk: K::Sock,
     set: usize,
     linked: usize,
     wishes: Wishes,
@@ -334,6 +325,10 @@ fn endpoint<K: Kernel>(
     let ep = kernel
         .endpoint_alloc(set, linked, wishes)
         .ok_or(Refusal::NoMemory)?;
+    if !kernel.claim(sk, ep) {
+        kernel.endpoint_unmake(ep);
+        return Err(Refusal::Taken);
+    }
     kernel.count(Event::EndpointMade);
     Ok(ep)
 }
@@ -344,7 +339,7 @@ fn endpoint<K: Kernel>(
 ///
 /// # Errors
 ///
-/// Without an offer (see [`Set::take`]) or memory: then the offer is gone, and both ends stay TCP.
+/// Without an offer (see [`Set::take`]), memory, or the place on the socket: then the offer is gone, and both ends stay TCP.
 pub fn join<K: Kernel>(
     kernel: &K,
     sk: K::Sock,
@@ -356,7 +351,7 @@ pub fn join<K: Kernel>(
     let pair = kernel.with_set(set, |table| {
         let other = kernel.offered(table.take(facts, now)?);
         // Made when the offer is found, since most that look find none.
-        let (pair, ep) = pair_and_endpoint(kernel, set, wishes)?;
+        let (pair, ep) = pair_and_endpoint(kernel, sk, set, wishes)?;
         // Its offer was in the table, so the endpoint and its socket are alive, and stay so under this lock.
         let marks = kernel.marks(other);
         marks.set_linked(kernel.word(pair, Side::Active));
@@ -377,11 +372,12 @@ pub fn join<K: Kernel>(
 /// Memory for a pair, and the accepted end's endpoint in it.
 fn pair_and_endpoint<K: Kernel>(
     kernel: &K,
+    sk: K::Sock,
     set: usize,
     wishes: Wishes,
 ) -> Result<(K::Pair, K::Endpoint), Refusal> {
     let pair = kernel.pair_alloc().ok_or(Refusal::NoMemory)?;
-    match endpoint(kernel, set, kernel.word(pair, Side::Passive), wishes) {
+    match endpoint(kernel, sk, set, kernel.word(pair, Side::Passive), wishes) {
         Ok(ep) => Ok((pair, ep)),
         Err(reason) => {
             kernel.pair_free(pair);
@@ -421,7 +417,7 @@ pub fn close<K: Kernel>(kernel: &K, ep: K::Endpoint) -> u64 {
 /// The socket leaves its pair for good and may live on: its calls fall to base from here on.
 pub fn leave<K: Kernel>(kernel: &K, ep: K::Endpoint) {
     if let Some(link) = settle(kernel, ep) {
-        // The slot first: who finds no link may count on a grace period since the slot was cleared (`let_go`).
+        // The slot first: who finds no link may count on a grace period since the slot was cleared (`endpoint_free`).
         kernel.slot_clear(link);
         kernel.set_link(ep, 0);
         kernel.lanes_close(link);
@@ -436,23 +432,12 @@ pub fn release<K: Kernel>(kernel: &K, ep: K::Endpoint) -> bool {
     kernel.marks(ep).linked() != 0
 }
 
-/// Drops the pair's reference to the endpoint's socket: an RCU callback, a grace period after the slot was cleared. Only once. Returns the
-/// link that the endpoint had.
-pub fn let_go<K: Kernel>(kernel: &K, ep: K::Endpoint) -> usize {
-    let marks = kernel.marks(ep);
-    let linked = marks.linked();
-    if linked != 0 && !marks.is_let_go() {
-        marks.set_let_go();
-        kernel.sock_put(kernel.sock(ep));
-    }
-    linked
-}
-
 /// The endpoint's last breath: an RCU callback, a grace period after nobody could find it any more, or at once if nobody else ever knew of
 /// it ([`release`]). Its memory is the caller's to free.
 pub fn endpoint_free<K: Kernel>(kernel: &K, ep: K::Endpoint) {
-    // The endpoint owns a reference to the pair it was linked with.
-    if let Some(link) = kernel.at(let_go(kernel, ep)) {
+    if let Some(link) = kernel.at(kernel.marks(ep).linked()) {
+        // The pair's reference to the socket, whose slot was cleared a grace period ago, and the endpoint's to the pair.
+        kernel.sock_put(kernel.sock(ep));
         put(kernel, kernel.pair(link));
     }
     kernel.count(Event::EndpointGone);

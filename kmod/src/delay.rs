@@ -43,6 +43,8 @@ pub(crate) enum Point {
     Registry,
     /// An offer was taken, and is not paired.
     Taken,
+    /// A socket was seen to be free, and is not claimed.
+    Claiming,
     /// An endpoint is on its socket, and has no link.
     Installed,
     /// One end has its link, or has lost it.

@@ -161,7 +161,11 @@ unsafe extern "C" {
     pub(crate) fn ts_chunk_alloc(bytes: usize) -> *mut u8;
     pub(crate) fn ts_chunk_free(chunk: *mut u8, bytes: usize);
 
-    /// Socket locked, within the sock_ops program.
+    /// Known to nobody, or to nobody any more. Any context.
+    pub(crate) fn ts_endpoint_unmake(ep: *mut c_void);
+    /// `false`: somebody else has `sk_user_data`. Any context.
+    pub(crate) fn ts_claim(sk: *mut Sock, ep: *mut c_void) -> bool;
+    /// Socket locked, within the sock_ops program; claimed.
     pub(crate) fn ts_install(sk: *mut Sock, ep: *mut c_void, busy_polls: bool);
     pub(crate) fn ts_endpoint_sock(ep: *mut c_void) -> *mut Sock;
     /// Acquire.

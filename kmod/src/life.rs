@@ -119,9 +119,20 @@ impl<'a> Kernel for Linux<'a> {
         Point::Linked.pass();
     }
 
+    fn endpoint_unmake(&self, ep: Ep<'a>) {
+        // SAFETY: from `ts_endpoint_alloc`, known to nobody; marks need no dropping.
+        unsafe { ffi::ts_endpoint_unmake(ep.0) }
+    }
+
+    fn claim(&self, sk: *mut Sock, ep: Ep<'a>) -> bool {
+        Point::Claiming.pass();
+        // SAFETY: the program's socket.
+        unsafe { ffi::ts_claim(sk, ep.0) }
+    }
+
     fn install(&self, sk: *mut Sock, ep: Ep<'a>) {
         let busy_polls = self.marks(ep).wishes().busy_poll_us != 0;
-        // SAFETY: locked, within the program; `screen` saw both slots empty.
+        // SAFETY: locked, within the program; `screen` saw the ULP slot empty, and `claim` has taken the other.
         unsafe { ffi::ts_install(sk, ep.0, busy_polls) }
         Point::Installed.pass();
     }
@@ -216,13 +227,6 @@ extern "C" fn tcp_splice_withdraw(ep: *mut c_void) -> bool {
 extern "C" fn tcp_splice_release(ep: *mut c_void) -> bool {
     // SAFETY: the caller's endpoint is alive.
     life::release(&Linux::new(), unsafe { Ep::at(ep) })
-}
-
-/// Drops the pair's reference to the endpoint's socket: an RCU callback, a grace period after the slot was cleared. Only once.
-#[unsafe(no_mangle)]
-extern "C" fn tcp_splice_let_go(ep: *mut c_void) {
-    // SAFETY: alive, and this callback is the only one that has it by now.
-    life::let_go(&Linux::new(), unsafe { Ep::at(ep) });
 }
 
 /// The endpoint's last breath: an RCU callback, a grace period after nobody could find it any more; or at once, if `tcp_splice_release`

@@ -7,8 +7,8 @@
 
 use crate::explore::{Run, violation};
 use crate::kernel::DONE;
-use crate::world::Call;
-use tcp_splice_core::life::{self, Kernel};
+use crate::world::{Call, FOREIGN};
+use tcp_splice_core::life;
 
 mod calls;
 mod drain;
@@ -100,19 +100,16 @@ impl Run {
 
     /// `__sk_free()`, `sk_destruct()`.
     fn sk_free(&self, sk: u8) {
-        let hooked = self.quiet(|world| {
+        self.quiet(|world| {
             let sock = world.sock(sk);
             if sock.lock.is_some() || sock.slot.is_some() || !sock.destroyed {
                 violation(format!("socket {sk} is freed while in use"));
             }
-            if !sock.hooked && sock.user_data.is_some() {
+            if sock.user_data.is_some_and(|data| data != FOREIGN) {
                 violation(format!("socket {sk} is freed with an endpoint on it"));
             }
-            u8::from(sock.hooked)
-        }) != 0;
-        if hooked {
-            self.ts_destruct(sk);
-        }
+            DONE
+        });
         self.quiet(|world| {
             let sock = world.sock(sk);
             if sock.worn {
@@ -156,65 +153,29 @@ impl Run {
         });
     }
 
-    fn ts_endpoint_discard_all(&self, ep: u8, known: bool) {
+    fn ts_endpoint_discard(&self, ep: u8, known: bool) {
         if self.step("ts_drains", |world| world.drains) != 0 {
-            return self.ts_endpoint_retire_all(ep);
+            return self.ts_endpoint_retire(ep);
         }
+        self.ts_index_remove(ep);
         let disconnects = self.quiet(|world| world.ep(ep).disconnects);
         if !known && disconnects == 0 {
-            self.ts_index_remove(ep);
             self.quiet(|world| {
                 world.at_once += 1;
                 DONE
             });
-            return self.ts_endpoint_free(ep);
-        }
-        let mut next = Some(ep);
-        while let Some(ep) = next {
-            next = self.older(ep);
-            self.ts_index_remove(ep);
+            self.ts_endpoint_free(ep);
+        } else {
             self.call_rcu(Call::Free, ep);
         }
     }
 
-    fn older(&self, ep: u8) -> Option<u8> {
-        some(self.quiet(|world| world.ep(ep).older.unwrap_or(NONE)))
-    }
-
-    fn ts_endpoint_retire_all(&self, ep: u8) {
-        let mut next = Some(ep);
-        while let Some(ep) = next {
-            next = self.older(ep);
-            self.ts_index_remove(ep);
-            self.quiet(|world| {
-                world.queue(Call::Retire, ep, true);
-                DONE
-            });
-        }
-    }
-
-    fn ts_endpoint_let_go(&self, ep: u8) {
-        let sk = self.quiet(|world| world.ep(ep).sk.unwrap_or(NONE));
-        life::let_go(self, ep);
-        self.step("letting_go = false", |world| {
-            world.ep(ep).letting_go = false;
+    fn ts_endpoint_retire(&self, ep: u8) {
+        self.ts_index_remove(ep);
+        self.quiet(|world| {
+            world.queue(Call::Retire, ep, true);
             DONE
         });
-        self.sock_put(sk);
-    }
-
-    fn ts_endpoint_let_go_all(&self, ep: u8) {
-        let mut next = Some(ep);
-        while let Some(ep) = next {
-            let sk = self.quiet(|world| world.ep(ep).sk.unwrap_or(NONE));
-            self.sock_hold(sk);
-            self.step("letting_go = true", |world| {
-                world.ep(ep).letting_go = true;
-                DONE
-            });
-            self.call_rcu(Call::LetGo, ep);
-            next = self.older(ep);
-        }
     }
 
     /// A callback, after its grace period.
@@ -226,7 +187,6 @@ impl Run {
         match call {
             Call::Free => self.ts_endpoint_free(ep),
             Call::Retire => self.call_rcu(Call::Free, ep),
-            Call::LetGo => self.ts_endpoint_let_go(ep),
         }
     }
 }

@@ -98,19 +98,6 @@ impl Marks for MarksOf {
             DONE
         });
     }
-
-    fn is_let_go(&self) -> bool {
-        self.0
-            .step("is_let_go", |world| u8::from(world.ep(self.1).let_go))
-            != 0
-    }
-
-    fn set_let_go(&self) {
-        self.0.step("set_let_go", |world| {
-            world.ep(self.1).let_go = true;
-            DONE
-        });
-    }
 }
 
 impl Kernel for Run {
@@ -201,6 +188,22 @@ impl Kernel for Run {
             world.ep(ep).link = link as u8;
             DONE
         });
+    }
+
+    fn endpoint_unmake(&self, ep: u8) {
+        self.quiet(|world| {
+            let this = world.ep(ep);
+            if this.sk.is_some() || this.indexed || this.queued {
+                violation(format!("endpoint {ep} is known to others"));
+            }
+            this.freed = true;
+            world.module -= 1;
+            DONE
+        });
+    }
+
+    fn claim(&self, sk: u8, ep: u8) -> bool {
+        self.claim(sk, ep)
     }
 
     fn install(&self, sk: u8, ep: u8) {

@@ -270,9 +270,9 @@ fn drained_under_calls() {
     });
 }
 
-/// The slot is given away, and the endpoint is let go of, while a drain looks for what it can take off.
+/// The slot is given away while a drain looks for what it can take off.
 #[test]
-fn drained_while_it_is_let_go() {
+fn drained_while_the_slot_is_given_away() {
     let mut scene = connection(
         "a drain against TCP_ULP, alone",
         Last::PassiveEnd,
@@ -283,6 +283,27 @@ fn drained_while_it_is_let_go() {
     scene.actors[1] = vec![Op::Accept(PASSIVE)];
     scene.last.push(1);
     walk(&scene);
+}
+
+/// A sockmap, or KCM, comes between the look at a socket and its offer, or later.
+#[test]
+fn taken_by_others() {
+    let others: &[&[Op]] = &[&[Op::Take(ACTIVE)]];
+    walk(&connection(
+        "the offered end is taken",
+        Last::Nobody,
+        &[],
+        &[],
+        others,
+    ));
+    let others: &[&[Op]] = &[&[Op::Take(PASSIVE)]];
+    walk(&connection(
+        "the joining end is taken",
+        Last::Nobody,
+        &[],
+        &[],
+        others,
+    ));
 }
 
 /// Two drains of an end that is not paired, and never will be.

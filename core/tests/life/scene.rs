@@ -18,6 +18,8 @@ pub enum Op {
     /// send() or recv().
     Call(u8),
     SetUlp(u8),
+    /// Somebody else takes `sk_user_data`.
+    Take(u8),
     Disconnect(u8),
     /// connect() after that, established at once.
     Reconnect(u8, u8),
@@ -41,6 +43,7 @@ impl Op {
             Op::Forget(sk) => run.forget(sk),
             Op::Call(sk) => run.call(scene, sk),
             Op::SetUlp(sk) => run.set_ulp(scene, sk),
+            Op::Take(sk) => run.take(sk),
             Op::Disconnect(sk) => run.disconnect(scene, sk),
             Op::Reconnect(sk, connection) => run.reconnect(scene, sk, connection),
             Op::Close(sk) => run.fput(scene, sk),
@@ -58,6 +61,7 @@ impl Op {
         match self {
             Op::Offer(sk, _) => sock(sk).alive && sock(sk).files > 0,
             Op::Join(..) | Op::Callback(..) => true,
+            Op::Take(sk) => !sock(sk).freed,
             // The child is locked from its birth until after its handshake's callback.
             Op::Accept(sk) | Op::Forget(sk) => {
                 !menu.iter().any(|op| matches!(op, Op::Join(..)))

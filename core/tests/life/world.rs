@@ -10,8 +10,8 @@ pub const ACTIVE: u8 = 0;
 pub const PASSIVE: u8 = 1;
 pub const SECOND: u8 = 2;
 
-/// As many times a socket may be spliced anew here; `TS_REUSE_MAX` of them in the kernel.
-const REUSE_MAX: u8 = 2;
+/// What somebody else has put into `sk_user_data`.
+pub const FOREIGN: u8 = u8::MAX;
 
 /// A socket, and what the kernel knows of it.
 #[derive(Clone, Debug, Default, Hash)]
@@ -38,8 +38,6 @@ pub struct Sock {
     pub user_data: Option<u8>,
     /// It wears our tables.
     pub worn: bool,
-    /// `sk_destruct` is `ts_destruct`.
-    pub hooked: bool,
 }
 
 /// An endpoint, C's part and Rust's.
@@ -49,17 +47,11 @@ pub struct Ep {
     pub sk: Option<u8>,
     pub link: u8,
     pub disconnects: u8,
-    pub older: Option<u8>,
-    pub older_count: u8,
-    pub left: bool,
-    pub superseded: bool,
-    pub letting_go: bool,
     pub indexed: bool,
     /// `->rcu` is on a list.
     pub queued: bool,
     pub linked: u8,
     pub withdrawn: bool,
-    pub let_go: bool,
 }
 
 /// A pair.
@@ -81,10 +73,8 @@ pub struct Pair {
 pub enum Call {
     /// `ts_endpoint_free()`.
     Free,
-    /// `ts_endpoint_retire()`.
+    /// `ts_endpoint_left()`.
     Retire,
-    /// `ts_endpoint_let_go()`.
-    LetGo,
 }
 
 /// A callback that waits for a grace period.
@@ -207,16 +197,8 @@ impl World {
 
     /// `ts_slots_are_free()`.
     pub fn slots_are_free(&mut self, sk: u8) -> bool {
-        match self.find(sk) {
-            Some(ep) => {
-                let ep = self.ep(ep);
-                ep.left && ep.older_count < REUSE_MAX
-            }
-            None => {
-                let sock = self.sock(sk);
-                sock.slot.is_none() && !sock.foreign && sock.user_data.is_none()
-            }
-        }
+        let sock = self.sock(sk);
+        sock.slot.is_none() && !sock.foreign && sock.user_data.is_none()
     }
 
     /// Enters the RCU read-side section.

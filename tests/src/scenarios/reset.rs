@@ -9,6 +9,7 @@ use anyhow::{Context, Result, bail, ensure};
 use nix::sys::signal::{Signal, kill};
 use nix::sys::wait::waitpid;
 use socket2::{SockRef, Socket};
+use tcp_splice_world::counters::Counters;
 use tcp_splice_world::pattern::Pattern;
 
 use crate::env::{Claim, Conn, Env, wait_until};
@@ -26,6 +27,7 @@ pub const ALL: &[Scenario] = &[
     Scenario::each("killed_reader", killed_reader),
     Scenario::each("killed_writer", killed_writer),
     Scenario::each("disconnect_and_reuse", disconnect_and_reuse),
+    Scenario::each("disconnected_often", disconnected_often),
     Scenario::each("disconnect_of_server", disconnect_of_server),
 ];
 
@@ -187,6 +189,34 @@ fn disconnect_and_reuse(env: &Env) -> Result<Claim> {
         PATTERN.read(&client, round, 2000)?;
     }
     Ok(Claim::ring(60_000).pairs(2).tcp(20_000))
+}
+
+/// Each connection of a socket is spliced, and leaves nothing behind on it.
+fn disconnected_often(env: &Env) -> Result<Claim> {
+    const TIMES: usize = 20;
+    let listener = env.link.listen()?;
+    let address = env.link.address(&listener)?;
+    let before = Counters::read()?;
+    let Conn { client, mut server } = env.conn_from(&listener)?;
+    for round in 0..TIMES {
+        PATTERN.write(&client, 0, 1000)?;
+        PATTERN.read(&server, 0, 1000)?;
+        PATTERN.write(&server, 0, 1000)?;
+        sys::disconnect(&client)?;
+        if round + 1 < TIMES {
+            let connected = SockRef::from(&client).connect(&address.into());
+            connected.context("failed to connect again")?;
+            server = listener.accept()?.0;
+        }
+    }
+    drop(server);
+    let gone = |name| -> Result<u64> { Counters::read()?.since(&before).get(name) };
+    wait_until("the pairs to go, with the socket still open", || {
+        Ok(gone("pairs_gone")? == TIMES as u64 && gone("endpoints_gone")? == 2 * TIMES as u64)
+    })?;
+    Ok(Claim::ring(TIMES * 1000)
+        .pairs(TIMES as u64)
+        .tcp(TIMES * 1000))
 }
 
 fn disconnect_of_server(env: &Env) -> Result<Claim> {

@@ -12,40 +12,7 @@ impl Run {
 
     /// `ts_carries()`. Socket locked.
     pub(super) fn ts_carries(&self, sk: u8, listed: u8) -> bool {
-        let ep = self.quiet(|world| {
-            let sock = world.sock(sk);
-            let on = sock.slot.or(sock.user_data.filter(|_| sock.hooked));
-            on.unwrap_or(NONE)
-        });
-        let mut next = some(ep);
-        if next != Some(listed) {
-            return false;
-        }
-        while let Some(ep) = next {
-            if self.step("letting_go", |world| u8::from(world.ep(ep).letting_go)) != 0 {
-                return false;
-            }
-            next = self.older(ep);
-        }
-        true
-    }
-
-    pub(super) fn ts_take_off(&self, sk: u8, ep: u8) {
-        let ours = self.quiet(|world| u8::from(world.sock(sk).slot.is_some())) != 0;
-        if ours {
-            self.ts_vacate_slot(sk);
-            self.quiet(|world| {
-                world.module -= 1;
-                DONE
-            });
-        } else {
-            self.quiet(|world| {
-                world.sock(sk).hooked = false;
-                DONE
-            });
-        }
-        self.ts_clear_user_data(sk, ep);
-        self.ts_endpoint_retire_all(ep);
+        self.quiet(|world| u8::from(world.sock(sk).slot == Some(listed))) != 0
     }
 
     pub(super) fn drain_locked(&self, sk: u8, listed: u8, alone: bool) -> Result<(), Errno> {
@@ -92,10 +59,7 @@ impl Run {
         let chosen = if ways > 0 { self.choose(ways) } else { NONE };
         let wanted = some(chosen).map(|ep| {
             let sk = self.step("ts_index_walk", |world| {
-                if world.eps[usize::from(ep)].freed
-                    || !world.ep(ep).indexed
-                    || world.ep(ep).superseded
-                {
+                if world.eps[usize::from(ep)].freed || !world.ep(ep).indexed {
                     return NONE;
                 }
                 let Some(sk) = world.ep(ep).sk else {

@@ -1,8 +1,8 @@
 // SPDX-License-Identifier: GPL-2.0-only
 //! `kmod/options.c`, and the hand-back of `kmod/src/teardown.rs` without the bytes.
 
-use super::{Errno, How, NONE, some};
-use crate::explore::{Run, violation};
+use super::{Errno, How};
+use crate::explore::Run;
 use crate::kernel::DONE;
 use crate::scene::Scene;
 use tcp_splice_core::life::{self, Kernel};
@@ -10,34 +10,12 @@ use tcp_splice_core::life::{self, Kernel};
 impl Run {
     /* ---- options.c ---- */
 
-    pub(super) fn ts_destruct(&self, sk: u8) {
-        let ep = self.step("ts_destruct", |world| {
-            let sock = world.sock(sk);
-            sock.hooked = false;
-            sock.user_data.take().unwrap_or(NONE)
-        });
-        if some(ep).is_none() {
-            violation("a socket that gave its slot away has lost its endpoint");
-        }
-        self.ts_endpoint_discard_all(ep, true);
-    }
-
-    pub(super) fn ts_vacate_slot(&self, sk: u8) {
-        self.ts_uninstall_protocol(sk);
-        self.step("ts_vacate_slot", |world| {
-            world.sock(sk).slot = None;
-            DONE
-        });
-    }
-
     /// setsockopt(TCP_ULP).
     pub fn set_ulp(&self, scene: &Scene, sk: u8) {
         self.fget(sk);
         if self.wears(sk) {
             let ep = self.calls_enter(sk);
-            if self.hand_back_for_good(sk, ep) {
-                self.ts_set_ulp(sk);
-            }
+            self.ts_set_option(sk, ep);
             self.calls_leave();
         }
         self.fput(scene, sk);
@@ -60,20 +38,17 @@ impl Run {
         }
     }
 
-    pub(super) fn ts_set_ulp(&self, sk: u8) {
-        self.lock_sock(sk);
-        // ts_endpoint_unpaired()
-        let ep = self.ts_endpoint(sk);
-        if let Some(ep) = ep {
-            life::withdraw(self, ep);
-            if self.step("ts_link", |world| world.find_link(sk)) != 0 {
-                return self.release_sock(sk);
+    /// `ts_set_option()`, of TCP_ULP.
+    pub(super) fn ts_set_option(&self, sk: u8, mut ep: Option<u8>) {
+        loop {
+            if !self.hand_back_for_good(sk, ep) {
+                return;
             }
-            self.ts_vacate_slot(sk);
-        } else {
-            self.ts_uninstall_protocol(sk);
+            if self.ts_let_go_of(sk) {
+                break;
+            }
+            ep = self.ts_endpoint(sk);
         }
-        self.release_sock(sk);
         // Base: there is a ULP of this name, or not.
         self.lock_sock(sk);
         let taken = self.choose(2) == 1;
@@ -85,48 +60,27 @@ impl Run {
             DONE
         });
         self.release_sock(sk);
-        self.lock_sock(sk);
-        if let Some(ep) = ep {
-            self.ts_settle_slot(sk, ep);
+        if taken {
+            let ep = self.ts_endpoint(sk);
+            self.hand_back_for_good(sk, ep);
         }
-        self.release_sock(sk);
     }
 
-    pub(super) fn ts_settle_slot(&self, sk: u8, ep: u8) {
-        let foreign = self.quiet(|world| {
-            let sock = world.sock(sk);
-            if sock.slot.is_some() {
-                2
-            } else {
-                u8::from(sock.foreign)
-            }
-        });
-        if foreign == 0 {
-            self.step("taken back", |world| {
-                let disconnects = world.ep(ep).disconnects;
-                let sock = world.sock(sk);
-                sock.slot = Some(ep);
-                // ts_wear_again()
-                if sock.disconnects == disconnects {
-                    sock.worn = true;
-                } else {
-                    world.ep(ep).left = true;
+    pub(super) fn ts_let_go_of(&self, sk: u8) -> bool {
+        self.lock_sock(sk);
+        let mut paired = false;
+        match self.ts_endpoint(sk) {
+            Some(ep) => {
+                life::withdraw(self, ep);
+                paired = self.step("ts_link", |world| world.find_link(sk)) != 0;
+                if !paired {
+                    self.ts_take_off(sk, ep);
                 }
-                DONE
-            });
-        } else if foreign == 1 {
-            let hooked = self.quiet(|world| {
-                let sock = world.sock(sk);
-                u8::from(std::mem::replace(&mut sock.hooked, true))
-            }) != 0;
-            if !hooked {
-                self.ts_endpoint_let_go_all(ep);
-                self.quiet(|world| {
-                    world.module -= 1;
-                    DONE
-                });
             }
+            None => self.ts_uninstall_protocol(sk),
         }
+        self.release_sock(sk);
+        !paired
     }
 
     /* ---- src/teardown.rs: tcp_splice_hand_back(), without the bytes ---- */

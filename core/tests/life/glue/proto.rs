@@ -2,31 +2,43 @@
 //! `kmod/proto.c` and the kfunc: putting on and off, destroy, disconnect.
 
 use super::{NONE, some};
-use crate::explore::Run;
+use crate::explore::{Run, violation};
 use crate::kernel::DONE;
 use crate::scene::Scene;
+use crate::world::FOREIGN;
 use tcp_splice_core::life::{self, Kernel};
 
 impl Run {
     /* ---- proto.c ---- */
 
+    pub fn claim(&self, sk: u8, ep: u8) -> bool {
+        self.step("ts_claim", |world| {
+            let free = world.sock(sk).user_data.is_none();
+            if free {
+                world.sock(sk).user_data = Some(ep);
+            }
+            u8::from(free)
+        }) != 0
+    }
+
+    /// Somebody else, who has no lock that the kfunc's caller has.
+    pub fn take(&self, sk: u8) {
+        self.step("sk_user_data", |world| {
+            world.sock(sk).user_data.get_or_insert(FOREIGN);
+            DONE
+        });
+    }
+
     pub fn install(&self, sk: u8, ep: u8) {
         self.step("ts_install", |world| {
-            let older = world.find(sk);
             let disconnects = world.sock(sk).disconnects;
-            let count = older.map_or(0, |older| {
-                let older = world.ep(older);
-                older.superseded = true;
-                older.older_count + 1
-            });
-            if older.is_none() {
-                world.module += 1;
-            }
+            world.module += 1;
             let this = world.ep(ep);
             (this.sk, this.disconnects) = (Some(sk), disconnects);
-            (this.older, this.older_count) = (older, count);
             let sock = world.sock(sk);
-            sock.user_data = Some(ep);
+            if sock.slot.is_some() || sock.foreign || sock.user_data != Some(ep) {
+                violation(format!("endpoint {ep} takes a slot that is not free"));
+            }
             sock.slot = Some(ep);
             sock.worn = true;
             DONE
@@ -58,6 +70,21 @@ impl Run {
         });
     }
 
+    /// Socket locked.
+    pub(super) fn ts_take_off(&self, sk: u8, ep: u8) {
+        self.step("the slot", |world| {
+            world.sock(sk).slot = None;
+            DONE
+        });
+        self.ts_uninstall_protocol(sk);
+        self.step("sk_user_data", |world| {
+            world.module -= 1;
+            DONE
+        });
+        self.ts_clear_user_data(sk, ep);
+        self.ts_endpoint_retire(ep);
+    }
+
     pub(super) fn ts_unhash(&self, sk: u8) {
         if !self.wears(sk) {
             return;
@@ -78,14 +105,15 @@ impl Run {
     /// Socket locked.
     pub(super) fn ts_disconnect(&self, sk: u8) {
         if self.wears(sk) {
-            if let Some(ep) = self.ts_endpoint(sk) {
-                life::leave(self, ep);
-                self.quiet(|world| {
-                    world.ep(ep).left = true;
-                    DONE
-                });
+            // ts_disconnect_ring()
+            match self.calls_enter(sk) {
+                Some(ep) => {
+                    life::leave(self, ep);
+                    self.ts_take_off(sk, ep);
+                }
+                None => self.ts_uninstall_protocol(sk),
             }
-            self.ts_uninstall_protocol(sk);
+            self.calls_leave();
         }
         self.step("tcp_disconnect", |world| {
             let sock = world.sock(sk);
@@ -110,7 +138,7 @@ impl Run {
         self.ts_clear_user_data(sk, ep);
         self.ts_uninstall_protocol(sk);
         let known = life::release(self, ep);
-        self.ts_endpoint_discard_all(ep, known);
+        self.ts_endpoint_discard(ep, known);
         self.quiet(|world| {
             world.module -= 1;
             DONE

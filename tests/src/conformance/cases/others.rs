@@ -5,6 +5,7 @@ use std::net::{Shutdown, TcpStream};
 
 use anyhow::Result;
 use libc::{IPPROTO_TCP, SOL_SOCKET, SOL_TLS, TCP_ULP};
+use socket2::SockRef;
 use tcp_splice_world::sys;
 
 use crate::calls::{self, Control};
@@ -15,6 +16,7 @@ use crate::trace;
 
 pub const ALL: &[Case] = &[
     case!(tls_set_up).lanes(),
+    case!(tls_of_the_next_connection),
     case!(tls_data).lanes(),
     case!(tls_data_both_ways).lanes(),
     case!(tls_large).lanes(),
@@ -81,6 +83,28 @@ fn tls_set_up(r: &Run) -> Result<()> {
     r.result("name", name.map(|name| trace::bytes(&name)));
     r.done("transmit key", set_key(&client, false, 1));
     r.done("receive key", set_key(&client, true, 2));
+    Ok(())
+}
+
+/// A socket that was spliced once, and is not any more, is asked what its upper layer protocol is, and gets one.
+fn tls_of_the_next_connection(r: &Run) -> Result<()> {
+    let Pair {
+        client,
+        server: _server,
+    } = r.warm()?;
+    r.done("disconnect", sys::disconnect(&client));
+    let listener = r.link.listen()?;
+    let address = r.link.address(&listener)?;
+    r.done("connect", SockRef::from(&client).connect(&address.into()));
+    let (server, _) = listener.accept()?;
+    let name = calls::get_bytes(&client, IPPROTO_TCP, TCP_ULP, 16);
+    r.result("name", name.map(|name| trace::bytes(&name)));
+    r.send("send", &client, b"plain", 0);
+    r.take("take", &server, 5);
+    let pair = Pair { client, server };
+    tls(r, &pair);
+    r.send("send", &pair.client, b"secret", 0);
+    r.take("take", &pair.server, 6);
     Ok(())
 }
 
