@@ -88,10 +88,9 @@ fn tls_set_up(r: &Run) -> Result<()> {
 
 /// A socket that was spliced once, and is not any more, is asked what its upper layer protocol is, and gets one.
 fn tls_of_the_next_connection(r: &Run) -> Result<()> {
-    let Pair {
-        client,
-        server: _server,
-    } = r.warm()?;
+    let Pair { client, server } = r.warm()?;
+    r.send("send", &client, b"spliced", 0);
+    r.take("take", &server, 7);
     r.done("disconnect", sys::disconnect(&client));
     let listener = r.link.listen()?;
     let address = r.link.address(&listener)?;
