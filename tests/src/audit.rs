@@ -80,7 +80,11 @@ pub fn memory_is_back(cgroup: &Cgroup) -> Result<()> {
         // What the kernel keeps only because nobody wanted the memory is no loss.
         let (all, names) = (cgroup.stat("kernel")?, cgroup.stat("slab_reclaimable")?);
         held = all.saturating_sub(names) + cgroup.stat("sock")?;
-        Ok(held <= STOCK)
+        let back = held <= STOCK;
+        if !back {
+            cgroup.take_back_stock()?;
+        }
+        Ok(back)
     });
     back.with_context(|| format!("{held} bytes are still charged to {}", cgroup.path()))?;
     println!("{held} bytes are charged to {} in the end", cgroup.path());

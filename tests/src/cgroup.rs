@@ -59,6 +59,20 @@ impl Cgroup {
         move_to(&self.outside, 0)
     }
 
+    /// Has the kernel take back what it has charged to the cgroup in advance, for objects to come.
+    ///
+    /// Each processor has a stock of such bytes, which memory.high empties into the cgroup's own; whoever begins a new stock takes that and
+    /// gives back the whole pages in it. On PREEMPT_RT it grows to megabytes: whoever finds the processor's stock locked, by a thread that was preempted
+    /// meanwhile, charges a page for each object and leaves the rest there (`__refill_obj_stock()`).
+    pub fn take_back_stock(&self) -> Result<()> {
+        for limit in ["0", "max"] {
+            fs::write(self.file("memory.high"), limit).context("failed to set memory.high")?;
+        }
+        // An open file is such an object.
+        self.within(|| File::open("/dev/null"))??;
+        Ok(())
+    }
+
     /// The processes inside.
     pub fn processes(&self) -> Result<Vec<i32>> {
         let text = fs::read_to_string(self.file("cgroup.procs"))?;

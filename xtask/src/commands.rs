@@ -303,17 +303,19 @@ impl Prepared {
     }
 
     fn machine(&self, options: &VmOptions) -> Machine {
+        let (kernel, initrd, disks) = match &self.debug {
+            Some(kernel) => (kernel.image(), None, Disks::Virtio),
+            None => (
+                self.rootfs.vmlinuz.clone(),
+                self.rootfs.initrd(),
+                Disks::Nvme,
+            ),
+        };
         Machine {
-            kernel: self
-                .debug
-                .as_ref()
-                .map_or_else(|| self.rootfs.vmlinuz.clone(), DebugKernel::image),
+            kernel,
+            initrd,
             base: self.rootfs.image(),
-            disks: if self.debug.is_some() {
-                Disks::Virtio
-            } else {
-                Disks::Nvme
-            },
+            disks,
             counter: options.counter.clone(),
             cpus: options.cpus,
             memory: options.memory,

@@ -128,7 +128,7 @@ enum Task {
         #[command(flatten)]
         vm: VmOptions,
     },
-    /// Build for every kernel that Debian offers, and test on those that the guest can boot: docs/kernels.md
+    /// Build for every kernel that Debian offers, and test there: docs/kernels.md
     Matrix {
         #[command(flatten)]
         options: matrix::Options,
@@ -169,7 +169,7 @@ pub struct VmOptions {
     /// Boot a kernel with KCSAN, which finds data races, and is built if need be
     #[arg(long, conflicts_with = "debug_kernel")]
     kcsan: bool,
-    /// Boot another of Debian's kernels, the one whose version contains this, in a root file system of its suite
+    /// Boot another of Debian's kernels, the one whose version contains this (of several the cloud kernel), in a root file system of its suite
     #[arg(long, conflicts_with_all = ["debug_kernel", "kcsan"])]
     kernel: Option<String>,
     /// Set by the command that counts instructions

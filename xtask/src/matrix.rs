@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: GPL-2.0-only
-//! `cargo xtask matrix`: builds for every kernel that Debian offers, tests on those that the guest can boot, and keeps the table in
+//! `cargo xtask matrix`: builds for every kernel that Debian offers, tests on those that it has the images of, and keeps the table in
 //! docs/kernels.md.
 
 use std::collections::BTreeMap;
@@ -48,27 +48,35 @@ pub struct Options {
 /// When no kernel, or more than one, is meant, or the root file system cannot be made.
 pub fn rootfs_of(part: &str) -> Result<Rootfs> {
     let kernels = offers::kernels()?;
-    let mut chosen: Vec<_> = matching(&kernels, Some(part)).collect();
-    if let Some(exact) = chosen.iter().find(|kernel| kernel.kver == part) {
-        chosen = vec![exact];
-    } else {
-        chosen.retain(|kernel| kernel.boots);
-    }
-    let [kernel] = chosen[..] else {
-        let names: Vec<_> = chosen.iter().map(|kernel| kernel.kver.as_str()).collect();
-        bail!(
-            "failed to choose a kernel: --kernel {part} means {} of them: {}",
-            names.len(),
-            names.join(", ")
-        );
-    };
-    if !kernel.boots {
-        bail!(
-            "failed to choose a kernel: {} cannot be booted without an initrd: take a cloud kernel",
-            kernel.kver
-        );
-    }
+    let kernel = choose(&kernels, part)?;
     Ok(rootfs::with_kernels(&of_root(&kernels, kernel.root))?.with_kernel(&kernel.kver))
+}
+
+/// The kernel of exactly this version, or the one whose version contains `part`. Where several do, a cloud kernel among them is meant, since
+/// that is the one made for guests.
+fn choose<'a>(kernels: &'a [Kernel], part: &'a str) -> Result<&'a Kernel> {
+    if let Some(exact) = kernels.iter().find(|kernel| kernel.kver == part) {
+        if !exact.boots {
+            bail!("failed to choose a kernel: there is no image of {part}, only its headers");
+        }
+        return Ok(exact);
+    }
+    let all: Vec<_> = matching(kernels, Some(part))
+        .filter(|kernel| kernel.boots)
+        .collect();
+    let is_cloud = |kernel: &&Kernel| kernel.kver.contains("-cloud-");
+    let cloud: Vec<_> = all.iter().copied().filter(is_cloud).collect();
+    match (&all[..], &cloud[..]) {
+        ([kernel], _) | (_, [kernel]) => Ok(*kernel),
+        _ => {
+            let names: Vec<_> = all.iter().map(|kernel| kernel.kver.as_str()).collect();
+            bail!(
+                "failed to choose a kernel: --kernel {part} means {} of them: {}",
+                names.len(),
+                names.join(", ")
+            )
+        }
+    }
 }
 
 fn matching<'a>(kernels: &'a [Kernel], part: Option<&'a str>) -> impl Iterator<Item = &'a Kernel> {
@@ -160,7 +168,7 @@ fn one(options: &Options, rootfs: &Rootfs, kernel: &Kernel) -> Row {
             .is_some_and(|tests| !tests.as_ref().is_ok_and(|t| t.failed == 0 && t.passed > 0));
     let tests = match tests {
         None if kernel.boots => "not run".to_owned(),
-        None => "does not boot without an initrd".to_owned(),
+        None => "no image of it".to_owned(),
         Some(Err(error)) => {
             ui::line(format_args!("error: {error:#}"));
             "**cannot be run**".to_owned()
@@ -304,6 +312,31 @@ mod tests {
         assert_eq!(here.len(), 2);
         assert_eq!(roots(&kernels, None), ["sid", "forky"]);
         assert_eq!(roots(&kernels, Some("forky")), ["forky"]);
+    }
+
+    #[test]
+    fn one_kernel_is_chosen() {
+        let mut kernels = [
+            "7.2.12+deb14-amd64",
+            "7.2.12+deb14-cloud-amd64",
+            "7.2.12+deb14-rt-amd64",
+            "7.3-amd64",
+            "7.3-rt-amd64",
+            "7.4-amd64",
+        ]
+        .map(|kver| kernel(kver, "sid", "sid"));
+        kernels[5].boots = false;
+        let chosen = |part| choose(&kernels, part).map(|kernel| kernel.kver.as_str());
+        let is = |part, kver| assert_eq!(chosen(part).ok(), kver, "{part}");
+        is("7.2.12+deb14-amd64", Some("7.2.12+deb14-amd64"));
+        is("7.2.12+deb14-rt", Some("7.2.12+deb14-rt-amd64"));
+        is("7.2", Some("7.2.12+deb14-cloud-amd64"));
+        is("7.3-r", Some("7.3-rt-amd64"));
+        for none in ["7.3", "7.4", "7.4-amd64", "8"] {
+            is(none, None);
+        }
+        let error = chosen("7.3").map_err(|error| error.to_string());
+        assert!(error.is_err_and(|text| text.ends_with("2 of them: 7.3-amd64, 7.3-rt-amd64")));
     }
 
     #[test]

@@ -30,7 +30,7 @@ pub struct Kernel {
     pub suite: &'static str,
     /// the suite of the root file system that it runs in
     pub root: &'static str,
-    /// true if the guest can boot it: only cloud kernels have their disks and file systems built in
+    /// true if the suite has its image too, not only its headers
     pub boots: bool,
 }
 
@@ -152,7 +152,7 @@ fn parse(policy: &str) -> Vec<Kernel> {
                 kver: kver.to_owned(),
                 suite,
                 root,
-                boots: kver.contains("-cloud-") && has(&format!("linux-image-{kver}")),
+                boots: has(&format!("linux-image-{kver}")),
             })
             .collect();
         here.sort_by_key(|kernel| (numbers(&kernel.kver), kernel.kver.clone()));
@@ -174,6 +174,7 @@ linux-image-7.2.12+deb13-cloud-amd64 | 7.2.12-1~bpo13+1 | http://m.example/debia
 linux-headers-7.2.9+deb13-cloud-amd64 | 7.2.9-1~bpo13+1 | http://m.example/debian trixie-backports/main amd64 Packages
 linux-headers-7.3-rt-amd64 | 7.3~rc7-1~exp1 | http://m.example/debian experimental/main amd64 Packages
 linux-headers-7.3-rt-amd64 | 7.3~rc7-1~exp1 | http://m.example/debian sid/main amd64 Packages
+linux-image-7.3-rt-amd64 | 7.3~rc7-1~exp1 | http://m.example/debian sid/main amd64 Packages
 linux-image-6.16.3+deb13-amd64 | 6.16.3-1~bpo13+1 | http://m.example/debian trixie-backports/main amd64 Packages
 ";
         let found = parse(policy);
@@ -196,7 +197,7 @@ linux-image-6.16.3+deb13-amd64 | 6.16.3-1~bpo13+1 | http://m.example/debian trix
                     "trixie",
                     true
                 ),
-                ("7.3-rt-amd64", "sid", "sid", false),
+                ("7.3-rt-amd64", "sid", "sid", true),
             ]
         );
     }

@@ -26,10 +26,10 @@ impl fmt::Display for Accel {
     }
 }
 
-/// How the guest sees its disks; decided by what its kernel has built in, since there is no initrd.
+/// How the guest sees its disks; decided by what its kernel has built in, or its initrd loads.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Disks {
-    /// Debian's cloud kernel
+    /// Debian's kernels
     Nvme,
     /// small kernels of our own
     Virtio,
@@ -49,6 +49,8 @@ impl Disks {
 pub struct Machine {
     /// bzImage
     pub kernel: PathBuf,
+    /// loads what the root file system needs, for kernels that do not have it built in
+    pub initrd: Option<PathBuf>,
     /// image of the root file system, opened with snapshot=on
     pub base: PathBuf,
     /// kind of disks
@@ -136,6 +138,9 @@ impl Machine {
             .arg(&self.kernel)
             .arg("-append")
             .arg(self.command_line());
+        if let Some(initrd) = &self.initrd {
+            command.arg("-initrd").arg(initrd);
+        }
         self.disks(&mut command, payload);
         command.args(["-device", "virtio-rng-pci", "-device", "virtio-serial-pci"]);
         command

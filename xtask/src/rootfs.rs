@@ -39,6 +39,11 @@ const COMPAT_KERNEL_PACKAGES: &[&str] = &["linux-source", "linux-libc-dev"];
 /// What `bench` measures besides: servers that no test needs.
 const BENCH_PACKAGES: &[&str] = &["memcached", "postgresql-17"];
 
+/// What the initrds of Debian's other kernels are made with.
+const INITRD_PACKAGE: &str = "busybox-static";
+/// Keeps the packages of kernels from making an initrd when they are installed, a minute each: these would not be used.
+const NO_INITRD: &str = "INITRD=No";
+
 const MAKE_ROOT: &str = include_str!("../host/make-root.sh");
 const KEEP_KERNELS: &str = include_str!("../host/keep-kernels.sh");
 const MAKE_SELFTESTS: &str = include_str!("../host/make-selftests.sh");
@@ -127,6 +132,12 @@ impl Rootfs {
         self.dir.join(format!("base-{key}.img"))
     }
 
+    /// What the kernel is booted with if it does not have built in what the root file system needs.
+    pub fn initrd(&self) -> Option<PathBuf> {
+        let path = self.dir.join(format!("kernels/initrd-{}", self.kver));
+        path.exists().then_some(path)
+    }
+
     /// The same with another of its kernels.
     #[must_use]
     pub fn with_kernel(&self, kver: &str) -> Self {
@@ -155,7 +166,11 @@ pub fn get(flavour: Flavour) -> Result<Rootfs> {
 /// When it cannot be made.
 pub fn with_kernels(kernels: &[Kernel]) -> Result<Rootfs> {
     let last = kernels.last().context("no kernels to install")?;
-    let mut packages: Vec<_> = PACKAGES.iter().map(|&package| package.to_owned()).collect();
+    let mut packages: Vec<_> = PACKAGES
+        .iter()
+        .chain(&[INITRD_PACKAGE])
+        .map(|&package| package.to_owned())
+        .collect();
     for kernel in kernels {
         let (kver, suite) = (&kernel.kver, kernel.suite);
         packages.push(format!("linux-headers-{kver}/{suite}"));
@@ -222,7 +237,7 @@ fn directory_of(
     cache::made_once(&format!("{name}-{key}"), |dir| {
         let script = write_script(dir, "make-root.sh", MAKE_ROOT)?;
         let mut step = Step::start(format!("making {what}"));
-        let mut command = sys::privileged_script(&script);
+        let mut command = sys::privileged_script_with(&[NO_INITRD], &script);
         command
             .arg(dir.join("root"))
             .args([suite, kernel_suite, packages]);
@@ -256,7 +271,7 @@ fn run_finish(rootfs: &Rootfs) -> Result<()> {
     let mut step = Step::start(if rootfs.finish == MAKE_SELFTESTS {
         "building the kernel's own network tests (once)"
     } else {
-        "putting the kernels where they are booted from (once)"
+        "putting the kernels where they are booted from, with initrds (once)"
     });
     let mut command = sys::privileged_script(&script);
     command.arg(rootfs.root());

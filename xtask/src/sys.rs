@@ -42,12 +42,21 @@ fn ask_for_sudo() {
     let _ = Command::new("sudo").arg("-v").status();
 }
 
+/// What unshare is told.
+const IN_MOUNT_NAMESPACE: [&str; 4] = ["--mount", "--propagation", "private", "sh"];
+
 /// A privileged shell script of ours in its own mount namespace: its mounts vanish with it.
 pub fn privileged_script(script: &Path) -> Command {
     let mut command = privileged("unshare");
+    command.args(IN_MOUNT_NAMESPACE).arg(script);
     command
-        .args(["--mount", "--propagation", "private", "sh"])
-        .arg(script);
+}
+
+/// The same with these `NAME=VALUE` in its environment, of which sudo passes nothing on.
+pub fn privileged_script_with(settings: &[&str], script: &Path) -> Command {
+    let mut command = privileged("env");
+    command.args(settings).arg("unshare");
+    command.args(IN_MOUNT_NAMESPACE).arg(script);
     command
 }
 
