@@ -15,13 +15,15 @@
 
 /*
  * Our object for one connection of a socket. It lives from the kfunc until the socket was destroyed (ts_ulp_release) or lost it before
- * (ts_take_off); and, unless it was never paired, a grace period longer.
+ * (ts_take_off); then until the calls that may have found it are through, and, unless it was never paired, a grace period longer.
  */
 struct ts_endpoint {
 	unsigned long link;		/* 0 while not paired; see glue.h */
 	struct sock *sk;
 	u32 disconnects;		/* sk_disconnects when it was installed: the link is of that connection */
 	bool grafted;			/* its struct socket has our ops, or had somebody else's; behind the socket's lock */
+	bool closed;			/* by the last descriptor: its destroy comes next */
+	bool counted;			/* in ts_retired */
 	bool busy_polls;		/* the policy wants its receiver to spin before it sleeps */
 	u64 made;			/* jiffies */
 	struct ts_node node;		/* in ts_endpoints (main.c), until nobody can find it any more */
@@ -75,6 +77,7 @@ bool ts_rings_have_memory(void);
 extern struct ts_index ts_endpoints;
 extern atomic_t ts_drains;
 extern atomic_long_t ts_drained;
+extern atomic_t ts_retired;
 void ts_endpoint_discard(struct ts_endpoint *ep, bool known);
 void ts_endpoint_retire(struct ts_endpoint *ep);
 
@@ -98,7 +101,7 @@ void ts_napi_mark(struct sock *sk);
 ssize_t ts_splice_read(struct socket *sock, loff_t *ppos, struct pipe_inode_info *pipe, size_t len, unsigned int flags);
 
 /*
- * Calls that may sleep. Whoever takes an endpoint off a socket whose descriptor is open (drain.c) waits for those that found it there.
+ * Calls that may sleep. Whoever takes an endpoint off a socket whose descriptor is open (ts_take_off()) has it wait for those that found it there.
  * A callback that may sleep is inside from its first look at the endpoint to the end, or ends in a jump to base: a thread that sleeps with
  * one of our frames under it, outside, would return into a module that has gone. Waiting for bytes or room, which may take for ever, is done
  * outside (ts_sleep()): whoever does so has a reference to the pair, which has one to the module.

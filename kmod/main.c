@@ -61,10 +61,20 @@ DEFINE_SRCU_FAST(ts_calls);
 DEFINE_SRCU(ts_calls);
 #endif
 
+/*
+ * Endpoints that were taken off sockets which live on, and wait for calls. One call anywhere that is stuck, in a page fault say, keeps them all, and their
+ * pairs: without a limit a program that connects one socket again and again would have the kernel's memory. Beyond it connections stay TCP.
+ */
+atomic_t ts_retired;
+#define TS_RETIRED_MAX 1024
+
 struct ts_endpoint_body *ts_endpoint_alloc(void)
 {
-	struct ts_endpoint *ep = kmem_cache_zalloc(ts_endpoint_cache, GFP_ATOMIC | __GFP_NOWARN);
+	struct ts_endpoint *ep;
 
+	if (unlikely(atomic_read(&ts_retired) >= TS_RETIRED_MAX))
+		return NULL;
+	ep = kmem_cache_zalloc(ts_endpoint_cache, GFP_ATOMIC | __GFP_NOWARN);
 	if (!ep)
 		return NULL;
 	__module_get(THIS_MODULE);	/* put when the endpoint is freed */
@@ -82,6 +92,8 @@ static void ts_endpoint_free(struct rcu_head *rcu)
 {
 	struct ts_endpoint *ep = container_of(rcu, struct ts_endpoint, rcu);
 
+	if (ep->counted)
+		atomic_dec(&ts_retired);
 	tcp_splice_endpoint_free((struct ts_endpoint_body *)ep->body);
 	ts_endpoint_unmake((struct ts_endpoint_body *)ep->body);
 }

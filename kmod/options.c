@@ -49,6 +49,8 @@ static bool ts_let_go_of(struct sock *sk)
 		ts_uninstall_protocol(sk);
 	}
 	release_sock(sk);
+	/* Those asleep in our calls, who may have looked before it was so, leave them now: a sleeper keeps the module. */
+	ts_wake_ours(sk);
 	return !paired;
 }
 
@@ -177,14 +179,14 @@ static int ts_get_info(struct sock *sk, unsigned long link, char __user *optval,
 	return err ?: ts_info_add(optval, len, offsetof(struct tcp_info, tcpi_bytes_received), received);
 }
 
-/* As for a socket without a ULP, if there is only ours. Base looks at the slot twice, without the lock under which ours leaves it. */
+/* As for a socket without a ULP, if there is only ours. Base looks at the slot twice, without the lock under which ours comes and goes. */
 static int ts_get_ulp(struct sock *sk, char __user *optval, int __user *optlen)
 {
-	int err;
+	int len, err;
 
 	lock_sock(sk);
 	if (inet_csk(sk)->icsk_ulp_ops == &ts_ulp)
-		err = put_user(0, optlen) ? -EFAULT : 0;
+		err = get_user(len, optlen) ? -EFAULT : len < 0 ? -EINVAL : put_user(0, optlen);
 	else
 		err = tcp_prot.getsockopt(sk, SOL_TCP, TCP_ULP, optval, optlen);
 	release_sock(sk);

@@ -221,8 +221,10 @@ static noinline void ts_close_ring(struct sock *sk)
 	struct srcu_ctr __percpu *calls = ts_calls_enter();
 	struct ts_endpoint *ep = ts_endpoint(sk);
 
-	if (ep)
+	if (ep) {
+		ep->closed = true;
 		tcp_splice_close(sk, (struct ts_endpoint_body *)ep->body);
+	}
 	ts_calls_leave(calls);
 }
 
@@ -238,12 +240,13 @@ static noinline void ts_disconnect_ring(struct sock *sk)
 	struct srcu_ctr __percpu *calls = ts_calls_enter();
 	struct ts_endpoint *ep = ts_endpoint(sk);
 
-	if (ep) {
+	if (ep)
 		tcp_splice_disconnect(sk, (struct ts_endpoint_body *)ep->body);
+	/* A close() that is a reset: no call of this socket is left, and its destroy, which comes next, waits for none. */
+	if (ep && !ep->closed)
 		ts_take_off(sk, ep);
-	} else {
+	else
 		ts_uninstall_protocol(sk);
-	}
 	ts_calls_leave(calls);
 }
 
@@ -459,7 +462,7 @@ void ts_install(struct sock *sk, struct ts_endpoint_body *body, bool busy_polls)
 	ts_index_add(&ts_endpoints, &ep->node);
 }
 
-/* Those who take sk_user_data without asking (sunrpc and iscsi_tcp do) hold sk_callback_lock, or nothing: what they have put there stays. */
+/* What somebody has put there without asking (sunrpc and iscsi_tcp do) stays. */
 static void ts_clear_user_data(struct sock *sk, struct ts_endpoint *ep)
 {
 	void *ours = (void *)((uintptr_t)ep | SK_USER_DATA_NOCOPY);
@@ -472,19 +475,27 @@ static void ts_clear_user_data(struct sock *sk, struct ts_endpoint *ep)
  * from here on. The endpoint is freed when the calls that may have found it are through, and a grace period later. The caller is inside ts_calls,
  * or does not sleep: the slot's reference to the module goes here, each endpoint has its own until it is freed.
  *
- * The slot first: whoever asks base about it, which our tables keep from doing so (ts_get_ulp()), finds it empty. A child of a listener, which is
- * copied without its lock, has no data, or has the table with which it is born without any (ts_ulp_clone()).
+ * The slot first: whoever asks base about it, from which our tables keep all but those who are there since before the offer, finds it empty. A child
+ * of a listener, which is copied without its lock, has no data, or has the table with which it is born without any (ts_ulp_clone()).
+ * sk_user_data last, and under its lock: who finds it free there, with no more than the socket's spin lock, finds base's tables (sk_psock_init()).
  */
 void ts_take_off(struct sock *sk, struct ts_endpoint *ep)
 {
 	struct inet_connection_sock *icsk = inet_csk(sk);
+	unsigned long flags;
 
 	rcu_assign_pointer(icsk->icsk_ulp_data, NULL);
 	smp_wmb();
 	WRITE_ONCE(icsk->icsk_ulp_ops, NULL);
 	ts_uninstall_protocol(sk);
 	module_put(THIS_MODULE);
+	write_lock_irqsave(&sk->sk_callback_lock, flags);
 	ts_clear_user_data(sk, ep);
+	write_unlock_irqrestore(&sk->sk_callback_lock, flags);
+	/* Of drains, which are root's, there may be any number. */
+	ep->counted = !atomic_read(&ts_drains);
+	if (ep->counted)
+		atomic_inc(&ts_retired);
 	ts_endpoint_retire(ep);
 }
 

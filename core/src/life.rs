@@ -8,7 +8,7 @@
 //! | a socket | the pair, a reference to each | [`endpoint_free`]: a grace period after its slot was cleared |
 //!
 //! An offered endpoint can be reached by a stranger (the joining end) only through the table, under the registry's lock, and only while it
-//! is not yet taken out. Every way for an offered socket to go (close, disconnect, destroy, giving its slot away) takes its offer out first,
+//! is not yet taken out. Every way for an offered socket to go (close, disconnect, destroy, an option that needs TCP alone) takes its offer out first,
 //! under the same lock ([`withdraw`]), and notes that it never will be joined.
 //!
 //! The steps are those that the kernel runs, over what the kernel provides ([`Kernel`]). `tests/life/` runs the same source: every order of

@@ -9,7 +9,7 @@
 //! read-side section in which the link was read.
 //!
 //! The slots hold the two sockets, each with a reference taken when the pair was made. A slot is cleared when its socket is
-//! destroyed, the reference is dropped a grace period later: inside an RCU read-side section a socket read from a slot is alive.
+//! destroyed or leaves, the reference is dropped a grace period later: inside an RCU read-side section a socket read from a slot is alive.
 
 use crate::delay::Point;
 use crate::ffi::{self, Sock};

@@ -55,13 +55,13 @@ const TEXTS: &[(&str, &str, u64)] = &[
     ("void ts_give_up(", DRAIN, 0x519e49e2709c818c),
     ("static int ts_drain_sock(", DRAIN, 0xc401c0a79caabfbc),
     ("static int ts_drain_pass(", DRAIN, 0x10a37536629077e3),
-    ("static void ts_endpoint_free(", MAIN, 0x874039c786a4a3c6),
+    ("static void ts_endpoint_free(", MAIN, 0x07e12351c8f7b159),
     ("static int ts_hand_back(", OPTIONS, 0x44e8822387d48f2c),
     ("void ts_endpoint_unmake(", MAIN, 0xd905ef49e780ea42),
     ("void ts_endpoint_discard(", MAIN, 0x9cd9aec9d3ec5b1b),
     ("static void ts_endpoint_left(", MAIN, 0xebc61da8cee71eb1),
     ("void ts_endpoint_retire(", MAIN, 0x1b7e8ac07c767fc8),
-    ("static bool ts_let_go_of(", OPTIONS, 0xae53d1c7af721484),
+    ("static bool ts_let_go_of(", OPTIONS, 0xbc3cd8b15b5761c6),
     ("static int ts_set_option(", OPTIONS, 0xba59f2d76c4979ca),
     ("impl Drop for Kept {", PAIR, 0xbc228b4b6646a7e7),
     ("    pub(crate) fn keep(", PAIR, 0x06627578ab92932c),
@@ -86,7 +86,7 @@ const TEXTS: &[(&str, &str, u64)] = &[
     (
         "static noinline void ts_close_ring(",
         PROTO,
-        0xbc9bf16e5f61caf5,
+        0x58ac3b1975620ccf,
     ),
     (
         "static __ts_jumps void ts_close(",
@@ -99,7 +99,7 @@ const TEXTS: &[(&str, &str, u64)] = &[
     (
         "static noinline void ts_disconnect_ring(",
         PROTO,
-        0x7da8edfd025bee63,
+        0x0a34f513f14e748f,
     ),
     (
         "static __ts_jumps int ts_disconnect(",
@@ -108,7 +108,7 @@ const TEXTS: &[(&str, &str, u64)] = &[
     ),
     ("bool ts_claim(", PROTO, 0xd8e6c3e3315d1366),
     ("static void ts_clear_user_data(", PROTO, 0x903e971a57ace305),
-    ("void ts_take_off(", PROTO, 0xb36bb38650609535),
+    ("void ts_take_off(", PROTO, 0xa32fbed4732d44e2),
     ("pub(crate) fn close_lanes(", TEARDOWN, 0x5a619cf539080c27),
     (
         "extern \"C\" fn tcp_splice_hand_back(",

@@ -50,6 +50,7 @@ pub struct Ep {
     pub indexed: bool,
     /// `->rcu` is on a list.
     pub queued: bool,
+    pub closed: bool,
     pub linked: u8,
     pub withdrawn: bool,
 }

@@ -29,6 +29,9 @@ pub const ALL: &[Scenario] = &[
     Scenario::some("stuck_receivers", stuck_receivers).limit(240),
     Scenario::some("stuck_senders", stuck_senders).limit(240),
     Scenario::some("killed_while_stuck", killed_while_stuck).limit(240),
+    Scenario::one("connected_again_while_one_is_stuck", connected_again)
+        .spliced_only()
+        .limit(240),
 ];
 
 const PATTERN: Pattern = Pattern::new(41);
@@ -315,6 +318,44 @@ fn stuck_sender(env: &Env, call: Call, blow: Blow) -> Result<()> {
         PATTERN.read(&client, 5, 100)?;
     }
     Ok(())
+}
+
+/// What a socket leaves behind with each connection waits for calls. A stuck one of somebody else keeps so much, and no more.
+fn connected_again(env: &Env) -> Result<Claim> {
+    /// `TS_RETIRED_MAX` of kmod/main.c.
+    const LIMIT: u64 = 1024;
+    const BEYOND: u64 = 50;
+    let Conn { client, server } = env.conn()?;
+    PATTERN.write(&client, 0, ALL_OF_IT)?;
+    let memory = Arc::new(Absent::between(SIDE, PAGE, SIDE)?);
+    let call = stuck(&memory, &server, |memory, socket| {
+        memory.recv(socket, libc::MSG_WAITALL)
+    })?;
+    let before = Counters::read()?;
+    let since = |name: &str| -> Result<u64> { Counters::read()?.since(&before).get(name) };
+    let alive = || -> Result<u64> { Ok(since("endpoints_made")? - since("endpoints_gone")?) };
+    let listener = env.link.listen()?;
+    let address = env.link.address(&listener)?;
+    let mut again = env.conn_from(&listener)?;
+    for _ in 0..LIMIT + BEYOND {
+        sys::disconnect(&again.client)?;
+        SockRef::from(&again.client).connect(&address.into())?;
+        again.server = listener.accept()?.0;
+    }
+    let refused = since("refused_no_memory")?;
+    ensure!(refused >= BEYOND, "{refused} were refused");
+    wait_until("what no call can keep to go", || Ok(alive()? <= LIMIT))?;
+    ensure!(alive()? >= LIMIT / 2, "the stuck call keeps {}", alive()?);
+    PATTERN.write(&again.client, 0, 1000)?;
+    PATTERN.read(&again.server, 0, 1000)?;
+    drop(again);
+    memory.fill(&[0; PAGE])?;
+    ensure!(call.join()? == ALL_OF_IT, "the stuck call gave less");
+    wait_until("all to go", || Ok(alive()? == 0))?;
+    let conn = env.conn()?;
+    PATTERN.write(&conn.client, 0, 1000)?;
+    PATTERN.read(&conn.server, 0, 1000)?;
+    Ok(Claim::ring(ALL_OF_IT + 1000).pairs(LIMIT).tcp(5000))
 }
 
 /// A process whose threads are stuck, and wait for stuck ones, dies when it is killed, and its connection ends.

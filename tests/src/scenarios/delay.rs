@@ -59,6 +59,7 @@ const HANDING_OVER: &[&str] = &[
     "copied_back",
     "registry",
     "taken",
+    "claiming",
     "installed",
     "linked",
     "joined",

@@ -222,10 +222,10 @@ impl Run {
         self.release_sock(sk);
     }
 
-    /// `inet_csk_listen_stop()` of a child that nobody has accepted.
+    /// `inet_csk_listen_stop()` of a child that nobody has accepted: the disconnect() is that of the listener's table.
     pub fn forget(&self, sk: u8) {
         self.lock_sock(sk);
-        self.ts_disconnect(sk);
+        self.ts_unhash(sk);
         self.step("sock_orphan", |world| {
             world.sock(sk).dead = true;
             DONE
@@ -239,6 +239,11 @@ impl Run {
     pub fn disconnect(&self, scene: &Scene, sk: u8) {
         self.fget(sk);
         self.lock_sock(sk);
+        // __inet_stream_connect()
+        self.quiet(|world| {
+            world.sock(sk).disconnects += 1;
+            DONE
+        });
         self.ts_disconnect(sk);
         self.release_sock(sk);
         self.fput(scene, sk);

@@ -107,6 +107,12 @@ impl Run {
         }
         let result = self.return_unread(sk, ep, disconnects, how);
         self.lane_unlock(pair, rx);
+        if result.is_err() {
+            self.touch(pair);
+            self.notify(pair, side as u8);
+            self.touch(pair);
+            self.notify(pair, 1 - side as u8);
+        }
         result
     }
 

@@ -97,6 +97,10 @@ impl Run {
 
     pub(super) fn ts_close_ring(&self, sk: u8) {
         if let Some(ep) = self.calls_enter(sk) {
+            self.quiet(|world| {
+                world.ep(ep).closed = true;
+                DONE
+            });
             life::close(self, ep);
         }
         self.calls_leave();
@@ -106,19 +110,18 @@ impl Run {
     pub(super) fn ts_disconnect(&self, sk: u8) {
         if self.wears(sk) {
             // ts_disconnect_ring()
-            match self.calls_enter(sk) {
-                Some(ep) => {
-                    life::leave(self, ep);
-                    self.ts_take_off(sk, ep);
-                }
+            let ep = self.calls_enter(sk);
+            if let Some(ep) = ep {
+                life::leave(self, ep);
+            }
+            match ep.filter(|ep| self.quiet(|world| u8::from(world.ep(*ep).closed)) == 0) {
+                Some(ep) => self.ts_take_off(sk, ep),
                 None => self.ts_uninstall_protocol(sk),
             }
             self.calls_leave();
         }
         self.step("tcp_disconnect", |world| {
-            let sock = world.sock(sk);
-            sock.disconnects += 1;
-            sock.alive = false;
+            world.sock(sk).alive = false;
             DONE
         });
     }
