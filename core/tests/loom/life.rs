@@ -175,6 +175,15 @@ impl Kernel for Kern {
         self.ends[ep].link.store(link, Ordering::Release);
     }
 
+    fn endpoint_unmake(&self, ep: usize) {
+        self.ends[ep].ep.free();
+    }
+
+    /// One lock orders all who claim; the models of `tests/life` have others who do.
+    fn claim(&self, _sk: usize, _ep: usize) -> bool {
+        true
+    }
+
     fn install(&self, sk: usize, _ep: usize) {
         self.ends[sk].installed.store(1, Ordering::Release);
     }
