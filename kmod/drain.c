@@ -135,7 +135,7 @@ static int ts_drain_locked(struct sock *sk, struct ts_endpoint *listed, bool alo
 		/* A closed one leaves its pair as it would when it is destroyed. */
 		if (closed)
 			tcp_splice_release((struct ts_endpoint_body *)listed->body);
-		ts_take_off(sk, listed);
+		ts_take_off(sk, listed, !patient);
 		err = 0;
 	}
 	ts_unlock_unowned(sk);

@@ -23,7 +23,7 @@ struct ts_endpoint {
 	u32 disconnects;		/* sk_disconnects when it was installed: the link is of that connection */
 	bool grafted;			/* its struct socket has our ops, or had somebody else's; behind the socket's lock */
 	bool closed;			/* by the last descriptor: its destroy comes next */
-	bool counted;			/* in ts_retired */
+	bool counted;			/* among those whose number is limited: ts_is_held_up() */
 	bool busy_polls;		/* the policy wants its receiver to spin before it sleeps */
 	u64 made;			/* jiffies */
 	struct ts_node node;		/* in ts_endpoints (main.c), until nobody can find it any more */
@@ -69,7 +69,7 @@ bool ts_callbacks_are_default(const struct sock *sk);
 bool ts_slots_are_free(const struct sock *sk);
 bool ts_is_taken(const struct sock *sk);
 void ts_uninstall_protocol(struct sock *sk);
-void ts_take_off(struct sock *sk, struct ts_endpoint *ep);
+void ts_take_off(struct sock *sk, struct ts_endpoint *ep, bool counted);
 void ts_await_disconnect(struct sock *sk);
 
 /* main.c */
@@ -77,9 +77,9 @@ bool ts_rings_have_memory(void);
 extern struct ts_index ts_endpoints;
 extern atomic_t ts_drains;
 extern atomic_long_t ts_drained;
-extern atomic_t ts_retired;
 void ts_endpoint_discard(struct ts_endpoint *ep, bool known);
-void ts_endpoint_retire(struct ts_endpoint *ep);
+void ts_endpoint_retire(struct ts_endpoint *ep, bool counted);
+bool ts_is_held_up(void);
 
 /* drain.c */
 bool ts_lock_unowned(struct sock *sk, bool alone, bool patient);

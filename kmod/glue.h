@@ -35,6 +35,7 @@ struct ts_pair_body;		/* Rust's part of a pair */
 #define TS_OBSTACLE_POLICY	(1U << 5)
 #define TS_OBSTACLE_URGENT	(1U << 6)
 #define TS_OBSTACLE_REMOTE	(1U << 7)
+#define TS_OBSTACLE_HELD_UP	(1U << 8)
 
 struct ts_facts {
 	struct sock *sk;

@@ -62,19 +62,28 @@ DEFINE_SRCU(ts_calls);
 #endif
 
 /*
- * Endpoints that were taken off sockets which live on, and wait for calls. One call anywhere that is stuck, in a page fault say, keeps them all, and their
- * pairs: without a limit a program that connects one socket again and again would have the kernel's memory. Beyond it connections stay TCP.
+ * Endpoints that were taken off sockets which live on, and wait for calls, and when the last of them had waited long enough. One call anywhere
+ * that is stuck, in a page fault say, keeps them all, and their pairs: without a limit a program that connects one socket again and again would
+ * have the kernel's memory. So many may wait while others come through, and fewer when none has for a second; then connections stay TCP.
  */
-atomic_t ts_retired;
-#define TS_RETIRED_MAX 1024
+static atomic_t ts_retired;
+static unsigned long ts_left_at;
+#define TS_RETIRED_MAX	1024
+#define TS_RETIRED_MOST	(16 * TS_RETIRED_MAX)
+
+/* Any context. */
+bool ts_is_held_up(void)
+{
+	int waiting = atomic_read(&ts_retired);
+
+	return unlikely(waiting >= TS_RETIRED_MAX) &&
+	       (waiting >= TS_RETIRED_MOST || time_after(jiffies, READ_ONCE(ts_left_at) + HZ));
+}
 
 struct ts_endpoint_body *ts_endpoint_alloc(void)
 {
-	struct ts_endpoint *ep;
+	struct ts_endpoint *ep = kmem_cache_zalloc(ts_endpoint_cache, GFP_ATOMIC | __GFP_NOWARN);
 
-	if (unlikely(atomic_read(&ts_retired) >= TS_RETIRED_MAX))
-		return NULL;
-	ep = kmem_cache_zalloc(ts_endpoint_cache, GFP_ATOMIC | __GFP_NOWARN);
 	if (!ep)
 		return NULL;
 	__module_get(THIS_MODULE);	/* put when the endpoint is freed */
@@ -92,8 +101,6 @@ static void ts_endpoint_free(struct rcu_head *rcu)
 {
 	struct ts_endpoint *ep = container_of(rcu, struct ts_endpoint, rcu);
 
-	if (ep->counted)
-		atomic_dec(&ts_retired);
 	tcp_splice_endpoint_free((struct ts_endpoint_body *)ep->body);
 	ts_endpoint_unmake((struct ts_endpoint_body *)ep->body);
 }
@@ -112,7 +119,7 @@ atomic_long_t ts_drained;
 void ts_endpoint_discard(struct ts_endpoint *ep, bool known)
 {
 	if (unlikely(atomic_read(&ts_drains))) {
-		ts_endpoint_retire(ep);
+		ts_endpoint_retire(ep, false);
 		return;
 	}
 	ts_index_remove(&ts_endpoints, &ep->node);
@@ -124,13 +131,20 @@ void ts_endpoint_discard(struct ts_endpoint *ep, bool known)
 
 static void ts_endpoint_left(struct rcu_head *rcu)
 {
+	if (container_of(rcu, struct ts_endpoint, rcu)->counted) {
+		WRITE_ONCE(ts_left_at, jiffies);
+		atomic_dec(&ts_retired);
+	}
 	ts_delay_at(retired);
 	call_rcu(rcu, ts_endpoint_free);
 }
 
-/* The same while calls may be under way that found it. */
-void ts_endpoint_retire(struct ts_endpoint *ep)
+/* The same while calls may be under way that found it. @counted: among those of which there may not be any number. */
+void ts_endpoint_retire(struct ts_endpoint *ep, bool counted)
 {
+	ep->counted = counted;
+	if (counted && atomic_inc_return(&ts_retired) == 1)
+		WRITE_ONCE(ts_left_at, jiffies);
 	ts_index_remove(&ts_endpoints, &ep->node);
 	call_srcu(&ts_calls, &ep->rcu, ts_endpoint_left);
 }

@@ -44,7 +44,7 @@ static bool ts_let_go_of(struct sock *sk)
 		tcp_splice_withdraw((struct ts_endpoint_body *)ep->body);
 		paired = ts_link(sk);
 		if (!paired)
-			ts_take_off(sk, ep);
+			ts_take_off(sk, ep, true);
 	} else {
 		ts_uninstall_protocol(sk);
 	}
@@ -88,8 +88,8 @@ static int ts_set_option(struct sock *sk, int level, int optname, sockptr_t optv
 	 * Another thread may have connected the socket anew in between, and it may have been paired: not any more, with this option. The option
 	 * is set, whatever comes of it: should the bytes not get into TCP's queue, the lanes are closed all the same.
 	 */
-	if (!err)
-		ts_hand_back(sk);
+	if (!err && !ts_hand_back(sk))
+		ts_wake_ours(sk);
 	return err;
 }
 

@@ -244,7 +244,7 @@ static noinline void ts_disconnect_ring(struct sock *sk)
 		tcp_splice_disconnect(sk, (struct ts_endpoint_body *)ep->body);
 	/* A close() that is a reset: no call of this socket is left, and its destroy, which comes next, waits for none. */
 	if (ep && !ep->closed)
-		ts_take_off(sk, ep);
+		ts_take_off(sk, ep, true);
 	else
 		ts_uninstall_protocol(sk);
 	ts_calls_leave(calls);
@@ -478,8 +478,10 @@ static void ts_clear_user_data(struct sock *sk, struct ts_endpoint *ep)
  * The slot first: whoever asks base about it, from which our tables keep all but those who are there since before the offer, finds it empty. A child
  * of a listener, which is copied without its lock, has no data, or has the table with which it is born without any (ts_ulp_clone()).
  * sk_user_data last, and under its lock: who finds it free there, with no more than the socket's spin lock, finds base's tables (sk_psock_init()).
+ *
+ * @counted: not for a drain, which is root's.
  */
-void ts_take_off(struct sock *sk, struct ts_endpoint *ep)
+void ts_take_off(struct sock *sk, struct ts_endpoint *ep, bool counted)
 {
 	struct inet_connection_sock *icsk = inet_csk(sk);
 	unsigned long flags;
@@ -492,11 +494,7 @@ void ts_take_off(struct sock *sk, struct ts_endpoint *ep)
 	write_lock_irqsave(&sk->sk_callback_lock, flags);
 	ts_clear_user_data(sk, ep);
 	write_unlock_irqrestore(&sk->sk_callback_lock, flags);
-	/* Of drains, which are root's, there may be any number. */
-	ep->counted = !atomic_read(&ts_drains);
-	if (ep->counted)
-		atomic_inc(&ts_retired);
-	ts_endpoint_retire(ep);
+	ts_endpoint_retire(ep, counted);
 }
 
 /*

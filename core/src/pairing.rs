@@ -64,6 +64,8 @@ reasons! {
     TableFull = "table_full",
     /// No memory.
     NoMemory = "no_memory",
+    /// Too many connections that have ended wait for a call, of whatever socket, that is stuck.
+    HeldUp = "held_up",
 }
 
 /// Which end of the handshake a socket was.
@@ -133,11 +135,13 @@ pub mod obstacle {
     pub const URGENT: u32 = 1 << 6;
     /// The segment's device is neither loopback nor veth.
     pub const REMOTE: u32 = 1 << 7;
+    /// `ts_is_held_up()`.
+    pub const HELD_UP: u32 = 1 << 8;
 }
 
 /// Turns what the glue saw into the reason to refuse, if there is one. The gravest comes first, so that a counter means one thing.
 pub fn screen(obstacles: u32, peer_hash: Option<u32>) -> Result<(), Refusal> {
-    const ORDER: [(u32, Refusal); 8] = [
+    const ORDER: [(u32, Refusal); 9] = [
         (obstacle::CALLBACK, Refusal::Callback),
         (obstacle::HANDSHAKE, Refusal::Handshake),
         (obstacle::NOT_PLAIN, Refusal::NotPlainTcp),
@@ -146,6 +150,7 @@ pub fn screen(obstacles: u32, peer_hash: Option<u32>) -> Result<(), Refusal> {
         (obstacle::POLICY, Refusal::PacketPolicy),
         (obstacle::URGENT, Refusal::Urgent),
         (obstacle::REMOTE, Refusal::Remote),
+        (obstacle::HELD_UP, Refusal::HeldUp),
     ];
     if obstacles != 0 {
         for (bit, reason) in ORDER {

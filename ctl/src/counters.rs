@@ -36,7 +36,7 @@ const AUDIT: [&str; 6] = [
 ];
 
 /// Why an offer was refused, by the last part of the counter's name.
-const REASONS: [(&str, &str); 16] = [
+const REASONS: [(&str, &str); 17] = [
     ("callback", "offered from a callback that cannot offer"),
     (
         "handshake",
@@ -62,6 +62,10 @@ const REASONS: [(&str, &str); 16] = [
     ),
     ("table_full", "too many offers are waiting"),
     ("no_memory", "no memory"),
+    (
+        "held_up",
+        "too many connections that ended wait for a stuck call",
+    ),
 ];
 
 /// Why a direction went back to TCP, in the same way.

@@ -7,7 +7,7 @@
 //! | unhash (RST, abort, TIME_WAIT) | socket lock, any context | both lanes closed to publishing |
 //! | close() | process, no lock, no other call of this socket runs | both lanes closed; unread ring bytes make it a reset |
 //! | connect(AF_UNSPEC) | socket lock, process; other calls may be asleep | both lanes closed, the link removed, all of ours taken off (`ts_take_off`) |
-//! | close() with SO_LINGER 0 or unread bytes | socket lock, process; no other call | both lanes closed, the link removed |
+//! | close() with SO_LINGER 0 or unread ring bytes | socket lock, process; no other call | both lanes closed, the link removed |
 //! | an option that needs TCP alone (`options.c`) | process, no lock | unread ring bytes go into TCP's queue; then as disconnect |
 //! | drain (`drain.c`) | process, no lock; other calls may be asleep | the same |
 //! | destroy (`tcp_cleanup_ulp`) | socket lock or none left to take, any context | as disconnect; then freed, after a grace period if it was ever paired |
@@ -68,7 +68,7 @@ extern "C" fn tcp_splice_close(sk: *mut Sock, ep: *mut c_void) {
     }
 }
 
-/// disconnect(), before base's. Threads asleep in our calls wake up by base's state change and find the connection gone.
+/// disconnect(), before base's. Threads asleep in our calls wake up by base's error report and find the connection gone.
 #[unsafe(no_mangle)]
 extern "C" fn tcp_splice_disconnect(_sk: *mut Sock, ep: *mut c_void) {
     // SAFETY: the caller's endpoint is alive.
