@@ -150,6 +150,8 @@ fn who_left(env: &Env) -> Result<Claim> {
     let Conn { client, server } = env.conn()?;
     PATTERN.write(&server, 0, LENGTH)?;
     let port = client.local_addr()?.port();
+    // Should the FIN's acknowledgment come while close() still owns the socket, it stays for as long (tcp_rcv_state_process()): not a minute.
+    sys::set_option(&server, libc::IPPROTO_TCP, libc::TCP_LINGER2, 1)?;
     drop(server);
     wait_until("the accepted end's socket gone", || {
         Ok(listed(port)?["server"]["socket"].is_null())
