@@ -236,7 +236,7 @@ void ts_bug(void) __noreturn;
 #define TS_POLL_WRITEABLE	(1U << 1)
 
 #define TS_COUNTERS		64	/* room for every counter of src/stats.rs, which checks it */
-#define TS_ENDPOINT_BYTES	64	/* room for struct Endpoint of src/endpoint.rs, which checks it */
+#define TS_ENDPOINT_BYTES	64	/* room for struct Endpoint of core/src/life.rs; src/life.rs checks it */
 #define TS_PAIR_BYTES		896	/* room for struct Pair of src/pair.rs, which checks it */
 
 int tcp_splice_init(void);

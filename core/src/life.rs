@@ -5,10 +5,10 @@
 //! |---|---|---|
 //! | an endpoint | its socket | [`endpoint_free`]: a grace period after nobody could find it any more, or at once if [`release`] said so |
 //! | a pair | its two endpoints, a reference each; whoever sleeps in a call, one more | [`put`] of the last |
-//! | a socket | the pair, a reference to each | [`endpoint_free`]: a grace period after its slot was cleared |
+//! | a socket | the pair, a reference to each | [`endpoint_free`]: its slot was cleared a grace period ago, or longer |
 //!
 //! An offered endpoint can be reached by a stranger (the joining end) only through the table, under the registry's lock, and only while it
-//! is not yet taken out. Every way for an offered socket to go (close, disconnect, destroy, an option that needs TCP alone) takes its offer out first,
+//! is not yet taken out. Every way for an offered socket to go (close, disconnect, destroy, drain, an option that needs TCP alone) takes its offer out first,
 //! under the same lock ([`withdraw`]), and notes that it never will be joined.
 //!
 //! The steps are those that the kernel runs, over what the kernel provides ([`Kernel`]). `tests/life/` runs the same source: every order of
