@@ -111,9 +111,9 @@ pub fn test(options: &VmOptions, filter: Option<&str>) -> Result<()> {
     let mut tally = host_tests(filter)?;
     tally += vm_tests(options, filter).unwrap_or_else(|error| {
         ui::line(format_args!("error: {error:#}"));
-        Tally::ONE_FAILED
+        Tally::failed_with(format_args!("error: {error:#}"))
     });
-    summary(tally)
+    summary(&tally)
 }
 
 /// Host tests only.
@@ -121,7 +121,7 @@ pub fn test(options: &VmOptions, filter: Option<&str>) -> Result<()> {
 /// # Errors
 /// When a test fails or cannot be run.
 pub fn test_host() -> Result<()> {
-    summary(host_tests(None)?)
+    summary(&host_tests(None)?)
 }
 
 /// Guest tests only; `quick`: only those that the kernel's checkers have most to say about.
@@ -136,12 +136,16 @@ pub fn test_vm(options: &VmOptions, quick: bool, filter: Option<&str>) -> Result
             _ => &QUICK_TESTS,
         };
         let script = format!("{SHOW_KCSAN}\n{}", payload::each(tests, None));
-        return summary(vm_test(&prepared, options, "quick", script, true)?);
+        return summary(&vm_test(&prepared, options, "quick", script, true)?);
     }
-    summary(vm_tests(options, filter)?)
+    summary(&vm_tests(options, filter)?)
 }
 
-fn summary(tally: Tally) -> Result<()> {
+/// Says again what failed, and the sum last.
+fn summary(tally: &Tally) -> Result<()> {
+    if !tally.told.is_empty() {
+        println!("what failed:\n{}\n", tally.told.join("\n\n"));
+    }
     println!("{tally}");
     if tally.failed > 0 || tally.passed == 0 {
         std::process::exit(1);
@@ -232,7 +236,7 @@ pub fn compat(options: &VmOptions, more: &[String]) -> Result<()> {
 /// # Errors
 /// When they cannot be built, or one finds something.
 pub fn fuzz(seconds: u32, filter: Option<&str>) -> Result<()> {
-    summary(crate::fuzz::run(seconds, filter)?)
+    summary(&crate::fuzz::run(seconds, filter)?)
 }
 
 /// Bugs for the checkers; the last line is the sum.
@@ -240,7 +244,7 @@ pub fn fuzz(seconds: u32, filter: Option<&str>) -> Result<()> {
 /// # Errors
 /// When a guest cannot be made, or a checker finds nothing.
 pub fn checkers(options: &VmOptions, filter: Option<&str>) -> Result<()> {
-    summary(crate::checkers::run(options, filter)?)
+    summary(&crate::checkers::run(options, filter)?)
 }
 
 /// Root file system and build, without booting.
@@ -458,11 +462,12 @@ fn vm_test(
         .complaints
         .iter()
         .all(|line| line.starts_with("the command exited"));
-    if !(only_exit_status && (tally.failed > 0 || outcome.complaints.is_empty())) {
-        tally += Tally::ONE_FAILED;
-    }
     for complaint in &outcome.complaints {
         ui::line(format_args!("{name}: {complaint}"));
+    }
+    if !(only_exit_status && (tally.failed > 0 || outcome.complaints.is_empty())) {
+        let complaints = outcome.complaints.join("\n");
+        tally += Tally::failed_with(format_args!("---- {name}, as a whole ----\n{complaints}"));
     }
     Ok(tally)
 }
@@ -521,7 +526,7 @@ fn cargo_test(what: &str, arguments: &[&str], cfg: &str, filter: Option<&str>) -
     if !status.success() {
         ui::line(&output);
         if tally.failed == 0 {
-            tally += Tally::ONE_FAILED;
+            tally += Tally::failed_with(format_args!("{what}: cargo test failed: {status}"));
         }
         drop(step);
         return Ok(tally);
@@ -529,6 +534,6 @@ fn cargo_test(what: &str, arguments: &[&str], cfg: &str, filter: Option<&str>) -
     if tally.passed == 0 && filter.is_none() {
         bail!("failed to find any test in the output of cargo test");
     }
-    step.done(tally);
+    step.done(&tally);
     Ok(tally)
 }
