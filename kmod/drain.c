@@ -111,6 +111,7 @@ static bool ts_carries(const struct sock *sk, const struct ts_endpoint *listed)
 static int ts_drain_locked(struct sock *sk, struct ts_endpoint *listed, bool alone, bool patient)
 {
 	unsigned int how = alone ? TS_BACK_CHILD : TS_BACK_DRAINED;
+	unsigned long link = 0;
 	bool closed, carries;
 	u32 disconnects = 0;
 	int err = -EAGAIN;
@@ -119,8 +120,10 @@ static int ts_drain_locked(struct sock *sk, struct ts_endpoint *listed, bool alo
 		return -EAGAIN;
 	closed = alone && sock_flag(sk, SOCK_DEAD);
 	carries = ts_carries(sk, listed);
-	if (carries)
+	if (carries) {
 		disconnects = listed->disconnects;
+		link = listed->link;
+	}
 	ts_unlock_unowned(sk);
 	if (!carries)
 		return -EAGAIN;
@@ -136,6 +139,8 @@ static int ts_drain_locked(struct sock *sk, struct ts_endpoint *listed, bool alo
 		if (closed)
 			tcp_splice_release((struct ts_endpoint_body *)listed->body);
 		ts_take_off(sk, listed, !patient);
+		if (link && !closed)
+			ts_plain_note(sk, link & 1, TS_PLAIN_DRAINED);
 		err = 0;
 	}
 	ts_unlock_unowned(sk);

@@ -88,6 +88,13 @@ void ts_unlock_unowned(struct sock *sk);
 int ts_drain_init(void);
 void ts_drain_exit(void);
 
+/* plain.c */
+int ts_plain_init(void);
+void ts_plain_exit(void);
+
+/* pairs.c */
+void ts_show_sock(struct seq_file *seq, unsigned int side, struct sock *sk);
+
 /* options.c */
 int ts_setsockopt(struct sock *sk, int level, int optname, sockptr_t optval, unsigned int optlen);
 int ts_getsockopt(struct sock *sk, int level, int optname, char __user *optval, int __user *optlen);

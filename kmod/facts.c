@@ -79,7 +79,7 @@ void ts_facts(const struct bpf_sock_ops_kern *ctx, struct ts_facts *facts)
 {
 	const struct sock *sk = ctx->sk;
 
-	*facts = (struct ts_facts) { .sk = ctx->sk };
+	*facts = (struct ts_facts) { .sk = ctx->sk, .passive = ctx->op == BPF_SOCK_OPS_PASSIVE_ESTABLISHED_CB };
 	if ((ctx->op != BPF_SOCK_OPS_ACTIVE_ESTABLISHED_CB && ctx->op != BPF_SOCK_OPS_PASSIVE_ESTABLISHED_CB) ||
 	    !ctx->is_fullsock || !ctx->is_locked_tcp_sock) {
 		facts->obstacles = TS_OBSTACLE_CALLBACK;
@@ -97,7 +97,6 @@ void ts_facts(const struct bpf_sock_ops_kern *ctx, struct ts_facts *facts)
 		facts->obstacles |= TS_OBSTACLE_HELD_UP;
 	facts->netns = (unsigned long)sock_net(sk);
 	facts->init_user_ns = sock_net(sk)->user_ns == &init_user_ns;
-	facts->passive = ctx->op == BPF_SOCK_OPS_PASSIVE_ESTABLISHED_CB;
 	facts->write_seq = tcp_sk(sk)->write_seq;
 	facts->rcv_nxt = tcp_sk(sk)->rcv_nxt;
 	facts->txhash = sk->sk_txhash;

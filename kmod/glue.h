@@ -109,6 +109,10 @@ void ts_lock_sock(struct sock *sk);
 void ts_release_sock(struct sock *sk);
 void ts_linger_reset(struct sock *sk);
 
+#define TS_PLAIN_DRAINED	255	/* beside the numbers of refusals */
+
+void ts_plain_note(struct sock *sk, bool accepted, u8 why);
+
 /* ---- the registry's lock and hash ---- */
 
 unsigned long ts_registry_lock(void);
@@ -270,6 +274,7 @@ struct sock *const *tcp_splice_slot(const struct ts_pair_body *pair, unsigned in
 #ifdef TS_CHECKED
 void tcp_splice_provoke_write(void *word);
 #endif
+void tcp_splice_show_why(struct seq_file *seq, u8 why);
 void tcp_splice_show_lane(struct seq_file *seq, const struct ts_pair_body *pair, unsigned int side);
 
 /* ---- among the C files ---- */

@@ -350,14 +350,19 @@ static int __init ts_init(void)
 	err = ts_drain_init();
 	if (err)
 		goto remove_proc;
+	err = ts_plain_init();
+	if (err)
+		goto exit_drain;
 	/* Last: from here on sockets can come. */
 	err = register_btf_kfunc_id_set(BPF_PROG_TYPE_SOCK_OPS, &ts_kfunc_set);
 	if (err)
-		goto exit_drain;
+		goto exit_plain;
 	pr_info("loaded, ring_kbytes=%u; connections are paired where a policy says so (tcp-splice-ctl enable)\n",
 		ts_ring_kbytes());
 	return 0;
 
+exit_plain:
+	ts_plain_exit();
 exit_drain:
 	ts_drain_exit();
 remove_proc:
@@ -386,6 +391,7 @@ free_memory:
  */
 static void __exit ts_exit(void)
 {
+	ts_plain_exit();
 	ts_drain_exit();
 	ts_idle_exit();
 	remove_proc_entry("tcp_splice_stat", init_net.proc_net);

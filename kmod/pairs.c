@@ -220,8 +220,8 @@ static u64 ts_cgroup_of(const struct sock *sk)
 #endif
 }
 
-/* Inside an RCU read-side section in which @sk was read from its slot; nothing of it is locked. */
-static void ts_show_sock(struct seq_file *seq, unsigned int side, struct sock *sk)
+/* Somebody keeps @sk: a reference, or an RCU read-side section in which it was read from its slot. Nothing of it is locked. */
+void ts_show_sock(struct seq_file *seq, unsigned int side, struct sock *sk)
 {
 	const struct tcp_sock *tp = tcp_sk(sk);
 

@@ -68,6 +68,22 @@ reasons! {
     HeldUp = "held_up",
 }
 
+impl Refusal {
+    /// Does it say something of this connection that an operator would want to know of it? Not when it leads to another host, or its other
+    /// end does not take part: nobody would look for it among the spliced ones.
+    pub const fn is_noted(self) -> bool {
+        !matches!(
+            self,
+            Refusal::Callback | Refusal::Remote | Refusal::NoWitness | Refusal::NoOffer
+        )
+    }
+
+    /// The reason with this number.
+    pub fn from_number(number: u8) -> Option<Refusal> {
+        Self::ALL.get(usize::from(number)).copied()
+    }
+}
+
 /// Which end of the handshake a socket was.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Role {

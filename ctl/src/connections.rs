@@ -1,5 +1,6 @@
 // SPDX-License-Identifier: GPL-2.0-only
-//! The module's list of spliced connections (`/proc/net/tcp_splice`, described in docs/contract.md): reading its text.
+//! The module's lists of spliced connections and of sockets that are plain TCP after all (`/proc/net/tcp_splice` and `tcp_splice_plain`,
+//! described in docs/contract.md): reading their text.
 
 use std::borrow::Cow;
 use std::collections::HashMap;
@@ -81,6 +82,17 @@ pub struct Connection<'a> {
     pub server: End<'a>,
 }
 
+/// A socket that is plain TCP although the policy wanted it: its connection was refused, or drained.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+pub struct Plain<'a> {
+    /// `client` if it connected, `server` if it was accepted.
+    pub role: &'static str,
+    /// Why: that of a counter `refused_<reason>`, or `drained`.
+    pub reason: &'a str,
+    /// The socket.
+    pub socket: Socket<'a>,
+}
+
 /// `ss`'s names, by the kernel's numbers (net/tcp_states.h).
 const STATES: [&str; 14] = [
     "UNKNOWN",
@@ -134,19 +146,45 @@ impl<'a> Connection<'a> {
 
     /// Has one of these ports at either end, as either end sees it.
     pub fn has_port(&self, ports: &Ports) -> bool {
-        let mut addresses = self
-            .sockets()
-            .flat_map(|socket| [&socket.local, &socket.remote]);
-        addresses.any(|address| ports.as_slice().contains(&address.value.port()))
+        self.sockets().any(|socket| socket.has_port(ports))
     }
 
     /// Notes who has its sockets open, by inode number.
     pub fn find_processes(&mut self, owners: &'a HashMap<u64, Vec<Process>>) {
         for end in [&mut self.client, &mut self.server] {
             if let Some(socket) = &mut end.socket {
-                socket.processes = owners.get(&socket.inode).map_or(&[], Vec::as_slice);
+                socket.find_processes(owners);
             }
         }
+    }
+}
+
+impl<'a> Plain<'a> {
+    /// Reads the list, as [`Connection::read_all`] does.
+    pub fn read_all(list: &'a str) -> Vec<Self> {
+        list.lines().filter_map(Self::parse).collect()
+    }
+
+    fn parse(line: &'a str) -> Option<Self> {
+        let mut reason = None;
+        let mut ends = [("client", Fields::new()), ("server", Fields::new())];
+        for field in line.split_ascii_whitespace() {
+            if let Some(word) = field.strip_prefix("reason=") {
+                reason = Some(word);
+            }
+            for (role, fields) in &mut ends {
+                let field = field.strip_prefix(*role);
+                fields.all.extend(field.and_then(|f| f.strip_prefix('.')));
+            }
+        }
+        let (role, socket) = ends
+            .iter_mut()
+            .find_map(|(role, fields)| Some((*role, Socket::parse(fields)?)))?;
+        Some(Self {
+            role,
+            reason: reason?,
+            socket,
+        })
     }
 }
 
@@ -188,6 +226,17 @@ impl<'a> Fields<'a> {
 }
 
 impl<'a> Socket<'a> {
+    /// Has one of these ports at either end, as it sees them.
+    pub fn has_port(&self, ports: &Ports) -> bool {
+        let mut addresses = [&self.local, &self.remote].into_iter();
+        addresses.any(|address| ports.as_slice().contains(&address.value.port()))
+    }
+
+    /// Notes who has it open, by inode number.
+    pub fn find_processes(&mut self, owners: &'a HashMap<u64, Vec<Process>>) {
+        self.processes = owners.get(&self.inode).map_or(&[], Vec::as_slice);
+    }
+
     /// `None`: it has left, or the fields make no sense.
     fn parse(fields: &mut Fields<'a>) -> Option<Self> {
         Some(Self {
@@ -313,6 +362,20 @@ server.reason=packets server.ring_bytes=0 server.unread=0 server.ring_size=0 ser
             .filter(|field| !field.starts_with("server.local"))
             .collect();
         assert!(read_all(&neither.join(" ")).is_empty());
+    }
+
+    #[test]
+    fn plain_sockets_have_one_end() {
+        let socket = "local=10.0.0.1:80 remote=10.0.0.2:4000 netns=1 inode=12 cgroup=2 tcp_state=1 tcp_bytes=6";
+        let line = format!(" {socket}").replace(' ', " server.");
+        let text = format!("reason=drained{line}\nreason=x client.local=1\n{line}\n\n");
+        let [plain] = &Plain::read_all(&text)[..] else {
+            panic!("{text}");
+        };
+        assert_eq!((plain.role, plain.reason), ("server", "drained"));
+        assert_eq!((plain.socket.inode, plain.socket.tcp_state), (12, "ESTAB"));
+        let ports = |text: &str| text.parse().unwrap();
+        assert!(plain.socket.has_port(&ports("4000")) && !plain.socket.has_port(&ports("81")));
     }
 
     #[test]

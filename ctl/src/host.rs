@@ -26,6 +26,8 @@ const COUNTERS: [&str; 2] = ["/proc/net/tcp_splice_stat", "/proc/1/net/tcp_splic
 /// As above.
 const CONNECTIONS: [&str; 2] = ["/proc/net/tcp_splice", "/proc/1/net/tcp_splice"];
 /// As above.
+const PLAIN: [&str; 2] = ["/proc/net/tcp_splice_plain", "/proc/1/net/tcp_splice_plain"];
+/// As above.
 const DRAIN: [&str; 2] = ["/proc/net/tcp_splice_drain", "/proc/1/net/tcp_splice_drain"];
 const RELEASE_LIMIT: Duration = Duration::from_secs(2);
 
@@ -89,17 +91,27 @@ pub fn counters() -> Option<Counters> {
 
 /// The module's list of spliced connections. For root.
 pub fn connections() -> Result<String> {
-    for path in CONNECTIONS {
+    match (read_one_of(CONNECTIONS)?, module().loaded) {
+        (Some(list), _) => Ok(list),
+        (None, false) => Err(Fault::NoModule.into()),
+        (None, true) => Err(Fault::NoList.into()),
+    }
+}
+
+/// The module's list of sockets that are plain TCP after all; empty if it is one that has no such list. For root.
+pub fn plain() -> Result<String> {
+    Ok(read_one_of(PLAIN)?.unwrap_or_default())
+}
+
+fn read_one_of(paths: [&str; 2]) -> Result<Option<String>> {
+    for path in paths {
         match fs::read_to_string(path) {
-            Ok(list) => return Ok(list),
+            Ok(text) => return Ok(Some(text)),
             Err(error) if error.kind() == io::ErrorKind::NotFound => {}
             Err(error) => return Err(error).with_context(|| format!("failed to read {path}")),
         }
     }
-    match module().loaded {
-        false => Err(Fault::NoModule.into()),
-        true => Err(Fault::NoList.into()),
-    }
+    Ok(None)
 }
 
 /// The file that drains, and its name. For root.

@@ -8,7 +8,7 @@ use std::net::SocketAddr;
 use comfy_table::{CellAlignment, ContentArrangement, Table, presets::NOTHING};
 use serde::Serialize;
 
-use crate::connections::{Connection, End, Process, Socket};
+use crate::connections::{Connection, End, Plain, Process, Socket};
 
 /// Version of the JSON object. It goes up only when a field is removed or changes its meaning.
 const SCHEMA: u32 = 1;
@@ -25,6 +25,7 @@ const HEADER: [&str; 10] = [
     "TCP BACK",
     "FULL",
 ];
+const PLAIN_HEADER: [&str; 5] = ["PLAIN TCP", "REMOTE", "OF", "AS", "WHY"];
 /// The first column that holds a number.
 const NUMBERS: usize = 5;
 
@@ -32,23 +33,22 @@ const NUMBERS: usize = 5;
 struct Json<'a> {
     schema: u32,
     connections: &'a [Connection<'a>],
+    plain: &'a [Plain<'a>],
 }
 
 /// Writes one JSON object, described in the help of `list`, in one line as `ip` and `ss` do: it is long, and for programs.
-pub fn json(writer: impl Write, connections: &[Connection]) -> io::Result<()> {
+pub fn json(writer: impl Write, connections: &[Connection], plain: &[Plain]) -> io::Result<()> {
     let json = Json {
         schema: SCHEMA,
         connections,
+        plain,
     };
     Ok(serde_json::to_writer(writer, &json)?)
 }
 
-/// A table with a line for each connection, in the order of their addresses.
-pub fn text(connections: &[Connection]) -> String {
-    let mut table = Table::new();
-    table.load_preset(NOTHING);
-    table.set_content_arrangement(ContentArrangement::Disabled);
-    table.set_header(HEADER);
+/// A table with a line for each connection, in the order of their addresses, and one for each socket that is plain TCP, if there are any.
+pub fn text(connections: &[Connection], plain: &[Plain]) -> String {
+    let mut table = table(&HEADER);
     let mut sorted: Vec<&Connection> = connections.iter().collect();
     sorted.sort_by_key(|connection| {
         let Connection { client, server, .. } = connection;
@@ -57,12 +57,45 @@ pub fn text(connections: &[Connection]) -> String {
     for connection in sorted {
         table.add_row(row(connection));
     }
-    for (index, column) in table.column_iter_mut().enumerate() {
-        column.set_padding((0, 2));
-        if index >= NUMBERS {
-            column.set_cell_alignment(CellAlignment::Right);
-        }
+    for column in table.column_iter_mut().skip(NUMBERS) {
+        column.set_cell_alignment(CellAlignment::Right);
     }
+    match plain {
+        [] => written(&table),
+        plain => written(&table) + "\n" + &plain_text(plain),
+    }
+}
+
+fn plain_text(plain: &[Plain]) -> String {
+    let mut table = table(&PLAIN_HEADER);
+    let mut sorted: Vec<&Plain> = plain.iter().collect();
+    sorted.sort_by_key(|one| (one.socket.local.value, one.socket.remote.value));
+    for Plain {
+        role,
+        reason,
+        socket,
+    } in sorted
+    {
+        let [local, remote] = [&socket.local, &socket.remote].map(|a| a.value.to_string());
+        let owners = owners(Some(socket));
+        table.add_row([&local, &remote, &owners, *role, *reason]);
+    }
+    written(&table)
+}
+
+/// An empty table as `ss` and `ip` print them: no lines, two spaces between columns.
+fn table(header: &[&str]) -> Table {
+    let mut table = Table::new();
+    table.load_preset(NOTHING);
+    table.set_content_arrangement(ContentArrangement::Disabled);
+    table.set_header(header);
+    for column in table.column_iter_mut() {
+        column.set_padding((0, 2));
+    }
+    table
+}
+
+fn written(table: &Table) -> String {
     let lines = table.lines().map(|line| line.trim_end().to_owned() + "\n");
     lines.collect()
 }
@@ -184,9 +217,29 @@ mod tests {
         }
     }
 
+    fn plain() -> Plain<'static> {
+        Plain {
+            role: "client",
+            reason: "drained",
+            socket: connection().client.socket.unwrap(),
+        }
+    }
+
+    #[test]
+    fn plain_sockets_come_behind() {
+        let text = text(&[], &[plain()]);
+        let lines: Vec<&str> = text.lines().skip(1).collect();
+        let want = [
+            "",
+            "PLAIN TCP        REMOTE       OF              AS      WHY",
+            "127.0.0.1:40000  10.0.0.1:80  redis-server/9  client  drained",
+        ];
+        assert_eq!(lines, want);
+    }
+
     #[test]
     fn text_is_a_table() {
-        let text = text(&[connection()]);
+        let text = text(&[connection()], &[]);
         let words: Vec<Vec<&str>> = text
             .lines()
             .map(|line| {
@@ -214,7 +267,7 @@ mod tests {
 
     #[test]
     fn no_connections_is_a_header() {
-        assert_eq!(text(&[]).lines().count(), 1);
+        assert_eq!(text(&[], &[]).lines().count(), 1);
     }
 
     #[test]
@@ -237,11 +290,17 @@ mod tests {
     #[test]
     fn json_schema_1() {
         let mut text = Vec::new();
-        json(&mut text, &[connection()]).unwrap();
+        json(&mut text, &[connection()], &[plain()]).unwrap();
         let value: serde_json::Value = serde_json::from_slice(&text).unwrap();
         assert_eq!(value["schema"], 1);
         let end = r#"{"carrier":"ring","reason":"none","ring_bytes":100,"ring_size":65536,"socket":{"cgroup":3,"inode":2,"local":"127.0.0.1:40000","netns":1,"processes":[{"command":"redis-server","pid":9}],"remote":"10.0.0.1:80","tcp_bytes":4,"tcp_state":"ESTAB"},"spun_us":0,"stalls":2,"unread":0,"wakes":1}"#;
         assert_eq!(value["connections"][0]["client"].to_string(), end);
         assert_eq!(value["connections"][0]["id"], 1);
+        let plain = &value["plain"][0];
+        assert_eq!(
+            (&plain["role"], &plain["reason"]),
+            (&"client".into(), &"drained".into())
+        );
+        assert_eq!(plain["socket"], value["connections"][0]["client"]["socket"]);
     }
 }

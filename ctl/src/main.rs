@@ -31,7 +31,7 @@ use anyhow::{Context, Result};
 use clap::{CommandFactory, Parser};
 
 use args::{Cli, Command, Disable, Drain, Enable};
-use connections::Connection;
+use connections::{Connection, Plain};
 use ports::Ports;
 
 /// Bytes that are written at once, as many as a pipe holds.
@@ -142,26 +142,32 @@ fn show(json: bool) -> Result<()> {
 
 fn list(json: bool, ports: Option<&Ports>) -> Result<()> {
     host::check_root()?;
-    let list = host::connections()?;
-    let mut connections = Connection::read_all(&list);
+    let (spliced, plain) = (host::connections()?, host::plain()?);
+    let mut connections = Connection::read_all(&spliced);
+    let mut plain = Plain::read_all(&plain);
     if let Some(ports) = ports {
         connections.retain(|connection| connection.has_port(ports));
+        plain.retain(|one| one.socket.has_port(ports));
     }
-    let inodes = connections.iter().flat_map(Connection::sockets);
-    let owners = owners::of(&inodes.map(|socket| socket.inode).collect());
+    let sockets = connections.iter().flat_map(Connection::sockets);
+    let sockets = sockets.chain(plain.iter().map(|one| &one.socket));
+    let owners = owners::of(&sockets.map(|socket| socket.inode).collect());
     for connection in &mut connections {
         connection.find_processes(&owners);
     }
+    for one in &mut plain {
+        one.socket.find_processes(&owners);
+    }
     match json {
-        true => written(print_json(&connections)),
-        false => print(&list::text(&connections)),
+        true => written(print_json(&connections, &plain)),
+        false => print(&list::text(&connections, &plain)),
     }
 }
 
 /// Writes as it goes: a reader need not wait for the last connection, and the text, of more than a KiB for each, is never there as a whole.
-fn print_json(connections: &[Connection]) -> io::Result<()> {
+fn print_json(connections: &[Connection], plain: &[Plain]) -> io::Result<()> {
     let mut stdout = BufWriter::with_capacity(BLOCK, io::stdout().lock());
-    list::json(&mut stdout, connections)?;
+    list::json(&mut stdout, connections, plain)?;
     writeln!(stdout)?;
     stdout.flush()
 }

@@ -99,6 +99,8 @@ pub(crate) const RX_URGENT: u32 = 1 << 4;
 pub(crate) const BASE: c_int = c_int::MIN;
 
 pub(crate) const BACK_FOR_GOOD: c_uint = 0;
+/// `TS_PLAIN_DRAINED`.
+pub(crate) const PLAIN_DRAINED: u8 = 255;
 #[allow(dead_code)] // what is neither of the others
 pub(crate) const BACK_DRAINED: c_uint = 1;
 #[allow(dead_code)] // as above
@@ -179,6 +181,9 @@ unsafe extern "C" {
     pub(crate) fn ts_release_sock(sk: *mut Sock);
     /// Sleeps: takes the socket's lock.
     pub(crate) fn ts_linger_reset(sk: *mut Sock);
+
+    /// The socket is locked and connected.
+    pub(crate) fn ts_plain_note(sk: *mut Sock, accepted: bool, why: u8);
 
     /// Returns what the unlock needs.
     pub(crate) fn ts_registry_lock() -> c_ulong;

@@ -8,7 +8,11 @@ use core::ffi::{c_uint, c_void};
 use core::ptr::NonNull;
 use core::sync::atomic::AtomicPtr;
 use tcp_splice_core::handoff::Snapshot;
+use tcp_splice_core::pairing::Refusal;
 use tcp_splice_core::reason::Reason;
+
+// The numbers of refusals and the one for drained sockets do not meet.
+const _: () = assert!(Refusal::ALL.len() <= ffi::PLAIN_DRAINED as usize);
 
 /// What stands before a value of each end: the name with all that is around it, so that it is written at once.
 macro_rules! names {
@@ -96,6 +100,19 @@ extern "C" fn tcp_splice_rest(pair: *mut c_void) {
             pair.as_ref().rest();
             life::put(pair);
         }
+    }
+}
+
+/// Why a socket is in `/proc/net/tcp_splice_plain`. Any context.
+#[unsafe(no_mangle)]
+extern "C" fn tcp_splice_show_why(seq: *mut SeqFile, why: u8) {
+    let reason = match why {
+        ffi::PLAIN_DRAINED => Reason::Drained.name(),
+        number => Refusal::from_number(number).map_or("none", Refusal::name),
+    };
+    for word in ["reason=", reason] {
+        // SAFETY: the caller's open seq_file; the word is passed with its length.
+        unsafe { ffi::ts_seq_word(seq, word.as_ptr().cast(), word.len()) }
     }
 }
 

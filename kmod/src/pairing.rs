@@ -106,6 +106,10 @@ extern "C" fn tcp_splice_pair(
         Ok(()) => 0,
         Err(reason) => {
             stats::refused(reason);
+            if reason.is_noted() {
+                // SAFETY: the program's socket, which is locked.
+                unsafe { ffi::ts_plain_note(seen.sk, seen.passive != 0, reason as u8) };
+            }
             if matches!(reason, Refusal::NoMemory) {
                 -ENOMEM
             } else {

@@ -8,6 +8,7 @@ use std::os::fd::{AsRawFd, RawFd};
 use std::sync::atomic::{AtomicUsize, Ordering};
 
 use libc::{c_int, sigaction};
+use nix::sys::resource::{Resource, getrlimit, setrlimit};
 
 /// Turns a negative result into the error it stands for.
 fn checked(result: isize) -> Result<usize> {
@@ -173,13 +174,20 @@ pub fn recv_with_timestamp(socket: &impl AsRawFd, buffer: &mut [u8]) -> Result<(
     Ok((count, stamped))
 }
 
-/// SO_ATTACH_FILTER with a program that lets nothing through.
-pub fn drop_everything(socket: &impl AsRawFd) -> Result<()> {
+/// Has this process allowed at least so many descriptors.
+pub fn need_descriptors(count: usize) -> Result<()> {
+    let (_, most) = getrlimit(Resource::RLIMIT_NOFILE)?;
+    let most = most.max(count as u64);
+    Ok(setrlimit(Resource::RLIMIT_NOFILE, most, most)?)
+}
+
+/// SO_ATTACH_FILTER with a program that lets at most `length` bytes of each packet through (0 drops it).
+pub fn attach_filter(socket: &impl AsRawFd, length: u32) -> Result<()> {
     let mut program = [libc::sock_filter {
         code: (libc::BPF_RET | libc::BPF_K) as u16,
         jt: 0,
         jf: 0,
-        k: 0,
+        k: length,
     }];
     let filter = libc::sock_fprog {
         len: 1,

@@ -8,7 +8,6 @@
 use std::net::{SocketAddrV4, TcpListener, TcpStream};
 
 use anyhow::{Context, Result};
-use nix::sys::resource::{Resource, getrlimit, setrlimit};
 use tcp_splice_world::counters::Counters;
 
 use super::attacker::{Attacker, numbers, own_both_addresses};
@@ -16,6 +15,7 @@ use super::moved_exactly;
 use super::tenant::{PORT, SERVER, Tenant, abort, defer, talk};
 use crate::env::Claim;
 use crate::scenario::Scenario;
+use crate::sys;
 
 pub const ALL: &[Scenario] = &[
     Scenario::one("flood_of_one_namespace", |_| flood(1, "refused_share"))
@@ -66,9 +66,7 @@ fn attacker() -> Result<Attacker> {
 
 /// Honest connections go on while `attackers` flood, until `displaced` counts.
 fn flood(attackers: usize, displaced: &str) -> Result<Claim> {
-    let (_, most) = getrlimit(Resource::RLIMIT_NOFILE)?;
-    let most = most.max(2 * KEPT as u64);
-    setrlimit(Resource::RLIMIT_NOFILE, most, most)?;
+    sys::need_descriptors(2 * KEPT)?;
     let mut attackers = (0..attackers)
         .map(|_| attacker())
         .collect::<Result<Vec<_>>>()?;

@@ -7,7 +7,7 @@ use std::net::{SocketAddr, TcpStream};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread;
 
-use anyhow::{Context, Result, ensure};
+use anyhow::{Context, Result, bail, ensure};
 use serde_json::Value;
 use tcp_splice_world::pattern::Pattern;
 use tcp_splice_world::policy::CTL;
@@ -21,6 +21,9 @@ pub const ALL: &[Scenario] = &[
     Scenario::each("shows_both_ends", shows_both_ends),
     Scenario::each("says_why_not", says_why_not),
     Scenario::each("who_left", who_left),
+    Scenario::each("drained", drained).spliced_only(),
+    Scenario::each("refused", refused).spliced_only(),
+    Scenario::one("the_newest_refused", the_newest_refused).spliced_only(),
     Scenario::one("for_root_only", for_root_only),
     Scenario::some("complete_under_churn", complete_under_churn),
 ];
@@ -29,14 +32,22 @@ const PATTERN: Pattern = Pattern::new(37);
 const LENGTH: usize = 20_000;
 const LIST: &str = "/proc/net/tcp_splice";
 
-/// The one connection of this port, as `tcp-splice-ctl list --json` has it.
-pub fn listed(port: u16) -> Result<Value> {
+const PLAIN: &str = "/proc/net/tcp_splice_plain";
+
+/// What `tcp-splice-ctl list --json` has of this port: its connections, or its sockets on plain TCP.
+fn list(port: u16, what: &str) -> Result<Vec<Value>> {
     let text = run(&[CTL, "list", "--json", "--ports", &port.to_string()])?;
     let mut json: Value = serde_json::from_str(&text).context("failed to read the list")?;
     ensure!(json["schema"] == 1, "schema {}", json["schema"]);
-    let connections = json["connections"]
-        .as_array_mut()
-        .context("no connections")?;
+    match json[what].take() {
+        Value::Array(all) => Ok(all),
+        other => bail!("{what} is {other}"),
+    }
+}
+
+/// The one connection of this port, as `tcp-splice-ctl list --json` has it.
+pub fn listed(port: u16) -> Result<Value> {
+    let mut connections = list(port, "connections")?;
     ensure!(connections.len() == 1, "{} connections", connections.len());
     Ok(connections.remove(0))
 }
@@ -164,10 +175,89 @@ fn who_left(env: &Env) -> Result<Claim> {
     Ok(Claim::ring(LENGTH))
 }
 
+/// Both ends, for as long as they live.
+fn drained(env: &Env) -> Result<Claim> {
+    let conn = env.conn()?;
+    let port = port(&conn)?;
+    run(&[CTL, "drain", "--ports", &port.to_string()])?;
+    let plain = list(port, "plain")?;
+    ensure!(plain.len() == 2, "{plain:?}");
+    for (role, socket) in [("client", &conn.client), ("server", &conn.server)] {
+        let end = plain.iter().find(|end| end["role"] == role);
+        let end = end.with_context(|| format!("no {role} in {plain:?}"))?;
+        ensure!(end["reason"] == "drained", "{end}");
+        check_socket(end, socket)?;
+    }
+    ensure!(list(port, "connections")?.is_empty(), "it is spliced, too");
+    let text = run(&[CTL, "list", "--ports", &port.to_string()])?;
+    ensure!(text.contains("drained"), "{text}");
+    PATTERN.write(&conn.client, 0, LENGTH)?;
+    PATTERN.read(&conn.server, 0, LENGTH)?;
+    drop(conn);
+    wait_until("nothing to be listed", || {
+        Ok(list(port, "plain")?.is_empty())
+    })?;
+    Ok(Claim::ring(1).any_tcp())
+}
+
+/// A connection whose client's end has a filter, which the other one's bytes would not pass.
+fn refused(env: &Env) -> Result<Claim> {
+    let (client, server) = filtered(env)?;
+    let port = client.local_addr()?.port();
+    let plain = list(port, "plain")?;
+    ensure!(
+        plain.len() == 1 && plain[0]["role"] == "client",
+        "{plain:?}"
+    );
+    ensure!(plain[0]["reason"] == "packet_policy", "{plain:?}");
+    check_socket(&plain[0], &client)?;
+    PATTERN.write(&client, 0, LENGTH)?;
+    PATTERN.read(&server, 0, LENGTH)?;
+    drop(client);
+    drop(server);
+    wait_until("nothing to be listed", || {
+        Ok(list(port, "plain")?.is_empty())
+    })?;
+    Ok(Claim::untouched())
+}
+
+/// A connection whose client's end was refused.
+fn filtered(env: &Env) -> Result<(TcpStream, TcpStream)> {
+    let listener = env.link.listen()?;
+    let client = env.link.client_socket()?;
+    sys::attach_filter(&client, u32::MAX)?;
+    client.connect(&env.link.address(&listener)?.into())?;
+    let (server, _) = listener.accept().context("failed to accept")?;
+    Ok((client.into(), server))
+}
+
+/// More than are kept: the newest ones are there, each once, and nothing else is.
+fn the_newest_refused(env: &Env) -> Result<Claim> {
+    const KEPT: usize = 1024;
+    const MORE: usize = 100;
+    sys::need_descriptors(3 * (KEPT + MORE))?;
+    let conns: Vec<_> = (0..KEPT + MORE)
+        .map(|_| filtered(env))
+        .collect::<Result<_>>()?;
+    let text = fs::read_to_string(PLAIN).with_context(|| format!("failed to read {PLAIN}"))?;
+    ensure!(
+        text.lines().count() == KEPT,
+        "{} lines",
+        text.lines().count()
+    );
+    for (index, (client, _)) in conns.iter().enumerate() {
+        let (local, remote) = (client.local_addr()?, client.peer_addr()?);
+        let ends = format!(" client.local={local} client.remote={remote} ");
+        let times = text.lines().filter(|line| line.contains(&ends)).count();
+        ensure!(times == usize::from(index >= MORE), "{ends}: {times} times");
+    }
+    Ok(Claim::untouched())
+}
+
 /// Who talks to whom is nobody else's business.
 fn for_root_only(env: &Env) -> Result<Claim> {
     let conn = env.conn()?;
-    for argv in [&["cat", LIST][..], &[CTL, "list"]] {
+    for argv in [&["cat", LIST][..], &["cat", PLAIN], &[CTL, "list"]] {
         let nobody = [
             "setpriv",
             "--reuid=65534",

@@ -113,7 +113,7 @@ fn receive_time_stamps(env: &Env) -> Result<Claim> {
 fn filter_attached_later(env: &Env) -> Result<Claim> {
     let Conn { client, server } = env.conn()?;
     PATTERN.write(&client, 0, 1000)?;
-    sys::drop_everything(&server)?;
+    sys::attach_filter(&server, 0)?;
     PATTERN.write(&client, 1000, 1000)?;
     thread::sleep(Duration::from_millis(300));
     let there = sys::readable_bytes(&server)?;

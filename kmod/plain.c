@@ -1,0 +1,165 @@
+// SPDX-License-Identifier: GPL-2.0-only
+/*
+ * /proc/net/tcp_splice_plain: sockets that are plain TCP although a policy wanted them, since they were refused or drained.
+ *
+ * Nothing of ours is on them, and nothing is held. What is noted of each is where it stands in TCP's own table: who is found there is shown as
+ * it is now, who is not has gone. The newest note takes the place of the oldest.
+ *
+ * A socket's memory may be another connection's later. It is taken for the one that was noted if it stands in the same place, which the
+ * addresses and ports decide, has the same inode, if there was one, and is not spliced. What is told wrongly then is why it is plain TCP.
+ */
+#define pr_fmt(fmt) KBUILD_MODNAME ": " fmt
+
+#include <linux/proc_fs.h>
+#include <linux/rculist_nulls.h>
+#include <linux/seq_file.h>
+#include <linux/spinlock.h>
+#include <net/inet_hashtables.h>
+#include <net/net_namespace.h>
+#include <net/tcp.h>
+
+#include "glue.h"
+#include "endpoint.h"
+
+struct ts_note {
+	const struct sock *sk;	/* which may have gone: nothing is read through this */
+	u64 netns;		/* cookie of its network namespace */
+	u64 inode;		/* 0: none yet */
+	u32 hash;		/* its place in the namespace's table */
+	u8 why;			/* see ts_plain_note() */
+	bool accepted;		/* or it connected */
+};
+
+#define TS_NOTES 1024
+
+static DEFINE_SPINLOCK(ts_notes_lock);
+static struct ts_note ts_notes[TS_NOTES];
+static u64 ts_noted;	/* so far, those that lost their place included */
+
+/* @why: the number of a refusal, or TS_PLAIN_DRAINED. The socket is locked, in either shape, and connected. Any context. */
+void ts_plain_note(struct sock *sk, bool accepted, u8 why)
+{
+	struct ts_note note = {
+		.sk = sk,
+		.inode = sock_i_ino(sk),
+		.netns = sock_net(sk)->net_cookie,
+		.hash = sk->sk_hash,
+		.why = why,
+		.accepted = accepted,
+	};
+	unsigned long flags;
+
+	spin_lock_irqsave(&ts_notes_lock, flags);
+	ts_notes[ts_noted++ % TS_NOTES] = note;
+	spin_unlock_irqrestore(&ts_notes_lock, flags);
+}
+
+/* A copy of the note that was the @pos-th ever, or of the oldest one if that has gone; false: not yet made. */
+static bool ts_note_at(struct ts_note *note, loff_t *pos)
+{
+	u64 oldest;
+	bool made;
+
+	spin_lock_irq(&ts_notes_lock);
+	oldest = ts_noted > TS_NOTES ? ts_noted - TS_NOTES : 0;
+	if (*pos < oldest)
+		*pos = oldest;
+	made = *pos < ts_noted;
+	if (made)
+		*note = ts_notes[*pos % TS_NOTES];
+	spin_unlock_irq(&ts_notes_lock);
+	return made;
+}
+
+static void *ts_plain_start(struct seq_file *seq, loff_t *pos)
+{
+	return ts_note_at(seq->private, pos) ? seq->private : NULL;
+}
+
+static void *ts_plain_next(struct seq_file *seq, void *note, loff_t *pos)
+{
+	++*pos;
+	return ts_plain_start(seq, pos);
+}
+
+static void ts_plain_stop(struct seq_file *seq, void *unused)
+{
+}
+
+static bool ts_is_noted(struct sock *sk, const struct ts_note *note)
+{
+	return sk == note->sk && READ_ONCE(sk->sk_hash) == note->hash && sk_fullsock(sk) &&
+	       READ_ONCE(inet_csk(sk)->icsk_ulp_ops) != &ts_ulp && (!note->inode || sock_i_ino(sk) == note->inode);
+}
+
+/*
+ * As __inet_lookup_established(), with a reference: a socket's memory may become another one's at any time, and whoever was led into
+ * another chain begins again. Inside an RCU read-side section in which @net was found: its table lasts as long.
+ */
+static struct sock *ts_find_noted(const struct net *net, const struct ts_note *note)
+{
+	const struct inet_hashinfo *info = net->ipv4.tcp_death_row.hashinfo;
+	unsigned int slot = note->hash & info->ehash_mask;
+	const struct hlist_nulls_node *node;
+	struct sock *sk;
+
+again:
+	sk_nulls_for_each_rcu(sk, node, &info->ehash[slot].chain) {
+		if (!ts_is_noted(sk, note))
+			continue;
+		if (!refcount_inc_not_zero(&sk->sk_refcnt))
+			return NULL;
+		if (ts_is_noted(sk, note))
+			return sk;
+		sock_put(sk);
+		goto again;
+	}
+	if (get_nulls_value(node) != slot)
+		goto again;
+	return NULL;
+}
+
+/* Process context. Nothing but RCU is held, which keeps the namespace. */
+static int ts_plain_show(struct seq_file *seq, void *v)
+{
+	const struct ts_note *note = v;
+	struct sock *sk = NULL;
+	struct net *net;
+
+	rcu_read_lock();
+	for_each_net_rcu(net) {
+		if (net->net_cookie != note->netns)
+			continue;
+		sk = ts_find_noted(net, note);
+		break;
+	}
+	if (sk) {
+		tcp_splice_show_why(seq, note->why);
+		ts_show_sock(seq, note->accepted, sk);
+		seq_putc(seq, '\n');
+	}
+	rcu_read_unlock();
+	if (sk)
+		sock_put(sk);
+	return 0;
+}
+
+static const struct seq_operations ts_plain_ops = {
+	.start = ts_plain_start,
+	.next = ts_plain_next,
+	.stop = ts_plain_stop,
+	.show = ts_plain_show,
+};
+
+int __init ts_plain_init(void)
+{
+	/* As the list of pairs. */
+	if (!proc_create_seq_private("tcp_splice_plain", 0400, init_net.proc_net, &ts_plain_ops, sizeof(struct ts_note), NULL))
+		return -ENOMEM;
+	return 0;
+}
+
+void ts_plain_exit(void)
+{
+	remove_proc_entry("tcp_splice_plain", init_net.proc_net);
+}
