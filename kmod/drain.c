@@ -111,7 +111,6 @@ static bool ts_carries(const struct sock *sk, const struct ts_endpoint *listed)
 static int ts_drain_locked(struct sock *sk, struct ts_endpoint *listed, bool alone, bool patient)
 {
 	unsigned int how = alone ? TS_BACK_CHILD : TS_BACK_DRAINED;
-	unsigned long link = 0;
 	bool closed, carries;
 	u32 disconnects = 0;
 	int err = -EAGAIN;
@@ -120,16 +119,16 @@ static int ts_drain_locked(struct sock *sk, struct ts_endpoint *listed, bool alo
 		return -EAGAIN;
 	closed = alone && sock_flag(sk, SOCK_DEAD);
 	carries = ts_carries(sk, listed);
-	if (carries) {
+	if (carries)
 		disconnects = listed->disconnects;
-		link = listed->link;
-	}
 	ts_unlock_unowned(sk);
 	if (!carries)
 		return -EAGAIN;
 	ts_delay_at(drain_looked);
 	if (!closed && tcp_splice_hand_back(sk, (struct ts_endpoint_body *)listed->body, disconnects, how))
 		return -EAGAIN;
+	if (patient)
+		WRITE_ONCE(listed->drained, true);
 	ts_delay_at(drain_handed_back);
 	if (!ts_lock_unowned(sk, alone, patient))
 		return -EAGAIN;
@@ -138,9 +137,9 @@ static int ts_drain_locked(struct sock *sk, struct ts_endpoint *listed, bool alo
 		/* A closed one leaves its pair as it would when it is destroyed. */
 		if (closed)
 			tcp_splice_release((struct ts_endpoint_body *)listed->body);
+		if (READ_ONCE(listed->drained) && !closed)
+			tcp_splice_note_drained(sk, (struct ts_endpoint_body *)listed->body);
 		ts_take_off(sk, listed, !patient);
-		if (link && !closed)
-			ts_plain_note(sk, link & 1, TS_PLAIN_DRAINED);
 		err = 0;
 	}
 	ts_unlock_unowned(sk);

@@ -24,6 +24,7 @@ struct ts_endpoint {
 	bool grafted;			/* its struct socket has our ops, or had somebody else's; behind the socket's lock */
 	bool closed;			/* by the last descriptor: its destroy comes next */
 	bool counted;			/* among those whose number is limited: ts_is_held_up() */
+	bool drained;			/* handed back by a drain: it is to be noted as such when it is taken off */
 	bool busy_polls;		/* the policy wants its receiver to spin before it sleeps */
 	u64 made;			/* jiffies */
 	struct ts_node node;		/* in ts_endpoints (main.c), until nobody can find it any more */

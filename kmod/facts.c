@@ -79,12 +79,14 @@ void ts_facts(const struct bpf_sock_ops_kern *ctx, struct ts_facts *facts)
 {
 	const struct sock *sk = ctx->sk;
 
-	*facts = (struct ts_facts) { .sk = ctx->sk, .passive = ctx->op == BPF_SOCK_OPS_PASSIVE_ESTABLISHED_CB };
+	*facts = (struct ts_facts) { .sk = ctx->sk };
 	if ((ctx->op != BPF_SOCK_OPS_ACTIVE_ESTABLISHED_CB && ctx->op != BPF_SOCK_OPS_PASSIVE_ESTABLISHED_CB) ||
 	    !ctx->is_fullsock || !ctx->is_locked_tcp_sock) {
 		facts->obstacles = TS_OBSTACLE_CALLBACK;
 		return;
 	}
+	/* Crossed SYNs end in that callback, too: of a socket that connected. */
+	facts->passive = ctx->op == BPF_SOCK_OPS_PASSIVE_ESTABLISHED_CB && !sk->sk_socket;
 	if (sk->sk_type != SOCK_STREAM || sk->sk_protocol != IPPROTO_TCP || sk->sk_kern_sock ||
 	    !ts_proto_is_base(sk)) {
 		facts->obstacles = TS_OBSTACLE_NOT_PLAIN;

@@ -2,17 +2,17 @@
 /*
  * /proc/net/tcp_splice_plain: sockets that are plain TCP although a policy wanted them, since they were refused or drained.
  *
- * Nothing of ours is on them, and nothing is held. What is noted of each is where it stands in TCP's own table: who is found there is shown as
- * it is now, who is not has gone. The newest note takes the place of the oldest.
- *
- * A socket's memory may be another connection's later. It is taken for the one that was noted if it stands in the same place, which the
- * addresses and ports decide, has the same inode, if there was one, and is not spliced. What is told wrongly then is why it is plain TCP.
+ * Nothing of ours is on them, and nothing is held. What is noted of each is where it stands in TCP's own table, its cookie, which no other
+ * socket gets, and which of its connections it was: who is found there is shown as it is now, who is not has gone. The newest note takes the
+ * place of the oldest.
  */
 #define pr_fmt(fmt) KBUILD_MODNAME ": " fmt
 
 #include <linux/proc_fs.h>
 #include <linux/rculist_nulls.h>
+#include <linux/sched.h>
 #include <linux/seq_file.h>
+#include <linux/sock_diag.h>
 #include <linux/spinlock.h>
 #include <net/inet_hashtables.h>
 #include <net/net_namespace.h>
@@ -22,10 +22,10 @@
 #include "endpoint.h"
 
 struct ts_note {
-	const struct sock *sk;	/* which may have gone: nothing is read through this */
 	u64 netns;		/* cookie of its network namespace */
-	u64 inode;		/* 0: none yet */
+	u32 cookie[2];		/* of the socket */
 	u32 hash;		/* its place in the namespace's table */
+	u32 disconnects;	/* sk_disconnects of the connection */
 	u8 why;			/* see ts_plain_note() */
 	bool accepted;		/* or it connected */
 };
@@ -40,35 +40,43 @@ static u64 ts_noted;	/* so far, those that lost their place included */
 void ts_plain_note(struct sock *sk, bool accepted, u8 why)
 {
 	struct ts_note note = {
-		.sk = sk,
-		.inode = sock_i_ino(sk),
 		.netns = sock_net(sk)->net_cookie,
 		.hash = sk->sk_hash,
+		.disconnects = sk->sk_disconnects,
 		.why = why,
 		.accepted = accepted,
 	};
 	unsigned long flags;
 
+	sock_diag_save_cookie(sk, note.cookie);
 	spin_lock_irqsave(&ts_notes_lock, flags);
 	ts_notes[ts_noted++ % TS_NOTES] = note;
 	spin_unlock_irqrestore(&ts_notes_lock, flags);
 }
 
-/* A copy of the note that was the @pos-th ever, or of the oldest one if that has gone; false: not yet made. */
-static bool ts_note_at(struct ts_note *note, loff_t *pos)
+/* A reader of the file: no note is shown that was made after the first was looked for, or it might never come to an end. */
+struct ts_reader {
+	struct ts_note note;
+	u64 end;
+};
+
+/* The note that was the @pos-th ever, or the oldest one if that has gone; false: it is not to be shown. Process context. */
+static bool ts_note_at(struct ts_reader *reader, loff_t *pos)
 {
 	u64 oldest;
-	bool made;
+	bool there;
 
 	spin_lock_irq(&ts_notes_lock);
+	if (!*pos)
+		reader->end = ts_noted;
 	oldest = ts_noted > TS_NOTES ? ts_noted - TS_NOTES : 0;
 	if (*pos < oldest)
 		*pos = oldest;
-	made = *pos < ts_noted;
-	if (made)
-		*note = ts_notes[*pos % TS_NOTES];
+	there = *pos < reader->end;
+	if (there)
+		reader->note = ts_notes[*pos % TS_NOTES];
 	spin_unlock_irq(&ts_notes_lock);
-	return made;
+	return there;
 }
 
 static void *ts_plain_start(struct seq_file *seq, loff_t *pos)
@@ -76,7 +84,7 @@ static void *ts_plain_start(struct seq_file *seq, loff_t *pos)
 	return ts_note_at(seq->private, pos) ? seq->private : NULL;
 }
 
-static void *ts_plain_next(struct seq_file *seq, void *note, loff_t *pos)
+static void *ts_plain_next(struct seq_file *seq, void *reader, loff_t *pos)
 {
 	++*pos;
 	return ts_plain_start(seq, pos);
@@ -86,10 +94,13 @@ static void ts_plain_stop(struct seq_file *seq, void *unused)
 {
 }
 
+/* Also of a socket that may become another one at any moment. One that is spliced was connected anew. */
 static bool ts_is_noted(struct sock *sk, const struct ts_note *note)
 {
-	return sk == note->sk && READ_ONCE(sk->sk_hash) == note->hash && sk_fullsock(sk) &&
-	       READ_ONCE(inet_csk(sk)->icsk_ulp_ops) != &ts_ulp && (!note->inode || sock_i_ino(sk) == note->inode);
+	u64 cookie = (u64)note->cookie[1] << 32 | note->cookie[0];
+
+	return READ_ONCE(sk->sk_hash) == note->hash && sk_fullsock(sk) && (u64)atomic64_read(&sk->sk_cookie) == cookie &&
+	       READ_ONCE(sk->sk_disconnects) == note->disconnects && READ_ONCE(inet_csk(sk)->icsk_ulp_ops) != &ts_ulp;
 }
 
 /*
@@ -119,10 +130,10 @@ again:
 	return NULL;
 }
 
-/* Process context. Nothing but RCU is held, which keeps the namespace. */
+/* Process context. Nothing but RCU is held, which keeps the namespace; it is looked for among all. */
 static int ts_plain_show(struct seq_file *seq, void *v)
 {
-	const struct ts_note *note = v;
+	const struct ts_note *note = &((const struct ts_reader *)v)->note;
 	struct sock *sk = NULL;
 	struct net *net;
 
@@ -141,6 +152,7 @@ static int ts_plain_show(struct seq_file *seq, void *v)
 	rcu_read_unlock();
 	if (sk)
 		sock_put(sk);
+	cond_resched();
 	return 0;
 }
 
@@ -154,7 +166,7 @@ static const struct seq_operations ts_plain_ops = {
 int __init ts_plain_init(void)
 {
 	/* As the list of pairs. */
-	if (!proc_create_seq_private("tcp_splice_plain", 0400, init_net.proc_net, &ts_plain_ops, sizeof(struct ts_note), NULL))
+	if (!proc_create_seq_private("tcp_splice_plain", 0400, init_net.proc_net, &ts_plain_ops, sizeof(struct ts_reader), NULL))
 		return -ENOMEM;
 	return 0;
 }

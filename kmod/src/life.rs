@@ -229,6 +229,20 @@ extern "C" fn tcp_splice_release(ep: *mut c_void) -> bool {
     life::release(&Linux::new(), unsafe { Ep::at(ep) })
 }
 
+/// The socket, which is locked, was drained: notes it for the list of plain ones if it was paired. Any context.
+#[unsafe(no_mangle)]
+extern "C" fn tcp_splice_note_drained(sk: *mut Sock, ep: *mut c_void) {
+    let kernel = Linux::new();
+    // SAFETY: the caller's endpoint is alive.
+    let linked = kernel.marks(unsafe { Ep::at(ep) }).linked();
+    // SAFETY: its pair is, too.
+    if let Some(link) = unsafe { Link::from_word(linked as c_ulong) } {
+        let accepted = link.side == Side::Passive;
+        // SAFETY: locked, by the caller.
+        unsafe { ffi::ts_plain_note(sk, accepted, ffi::PLAIN_DRAINED) };
+    }
+}
+
 /// The endpoint's last breath: an RCU callback, a grace period after nobody could find it any more; or at once, if `tcp_splice_release`
 /// said so.
 #[unsafe(no_mangle)]

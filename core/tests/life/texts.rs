@@ -51,7 +51,7 @@ const TEXTS: &[(&str, &str, u64)] = &[
     ("bool ts_lock_unowned(", DRAIN, 0x6cab41dfcfaf94fc),
     ("static struct file *ts_file_of(", DRAIN, 0x300b919bc8f135bd),
     ("static bool ts_carries(", DRAIN, 0xee4f08ec0a0cb8f1),
-    ("static int ts_drain_locked(", DRAIN, 0x9de03e14c63b3681),
+    ("static int ts_drain_locked(", DRAIN, 0x53483911a651c92a),
     ("void ts_give_up(", DRAIN, 0x519e49e2709c818c),
     ("static int ts_drain_sock(", DRAIN, 0xc401c0a79caabfbc),
     ("static int ts_drain_pass(", DRAIN, 0x10a37536629077e3),

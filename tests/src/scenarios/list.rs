@@ -200,32 +200,46 @@ fn drained(env: &Env) -> Result<Claim> {
     Ok(Claim::ring(1).any_tcp())
 }
 
-/// A connection whose client's end has a filter, which the other one's bytes would not pass.
+/// Connections of which one end has a filter, which the other one's bytes would not pass. The client of the second one finds nobody who
+/// takes its offer: that is no refusal.
 fn refused(env: &Env) -> Result<Claim> {
-    let (client, server) = filtered(env)?;
-    let port = client.local_addr()?.port();
-    let plain = list(port, "plain")?;
-    ensure!(
-        plain.len() == 1 && plain[0]["role"] == "client",
-        "{plain:?}"
-    );
-    ensure!(plain[0]["reason"] == "packet_policy", "{plain:?}");
-    check_socket(&plain[0], &client)?;
-    PATTERN.write(&client, 0, LENGTH)?;
-    PATTERN.read(&server, 0, LENGTH)?;
-    drop(client);
-    drop(server);
-    wait_until("nothing to be listed", || {
-        Ok(list(port, "plain")?.is_empty())
-    })?;
+    for filtered in [End::Client, End::Server] {
+        let (client, server) = filtered_at(env, filtered)?;
+        let port = client.local_addr()?.port();
+        let plain = list(port, "plain")?;
+        ensure!(plain.len() == 1, "{plain:?}");
+        let (role, socket) = match filtered {
+            End::Client => ("client", &client),
+            End::Server => ("server", &server),
+        };
+        ensure!(plain[0]["role"] == role, "not the {role}: {plain:?}");
+        ensure!(plain[0]["reason"] == "packet_policy", "{plain:?}");
+        check_socket(&plain[0], socket)?;
+        PATTERN.write(&client, 0, LENGTH)?;
+        PATTERN.read(&server, 0, LENGTH)?;
+        drop(client);
+        drop(server);
+        wait_until("nothing to be listed", || {
+            Ok(list(port, "plain")?.is_empty())
+        })?;
+    }
     Ok(Claim::untouched())
 }
 
-/// A connection whose client's end was refused.
-fn filtered(env: &Env) -> Result<(TcpStream, TcpStream)> {
+#[derive(Clone, Copy, PartialEq)]
+enum End {
+    Client,
+    Server,
+}
+
+/// A connection of which this end has a filter, which lets everything through. A listener's children have its filter.
+fn filtered_at(env: &Env, end: End) -> Result<(TcpStream, TcpStream)> {
     let listener = env.link.listen()?;
     let client = env.link.client_socket()?;
-    sys::attach_filter(&client, u32::MAX)?;
+    match end {
+        End::Client => sys::attach_filter(&client, u32::MAX)?,
+        End::Server => sys::attach_filter(&listener, u32::MAX)?,
+    }
     client.connect(&env.link.address(&listener)?.into())?;
     let (server, _) = listener.accept().context("failed to accept")?;
     Ok((client.into(), server))
@@ -237,7 +251,7 @@ fn the_newest_refused(env: &Env) -> Result<Claim> {
     const MORE: usize = 100;
     sys::need_descriptors(3 * (KEPT + MORE))?;
     let conns: Vec<_> = (0..KEPT + MORE)
-        .map(|_| filtered(env))
+        .map(|_| filtered_at(env, End::Client))
         .collect::<Result<_>>()?;
     let text = fs::read_to_string(PLAIN).with_context(|| format!("failed to read {PLAIN}"))?;
     ensure!(
