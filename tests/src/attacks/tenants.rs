@@ -9,6 +9,7 @@ use std::thread;
 
 use anyhow::{Context, Result, ensure};
 use tcp_splice_world::counters::Counters;
+use tcp_splice_world::pace;
 
 use super::tenant::{Tenant, abort, connect_from, talk};
 use crate::env::{Claim, Env};
@@ -20,9 +21,12 @@ pub const ALL: &[Scenario] = &[
         .limit(600),
 ];
 
-/// Connections of each tenant, each from another port.
-const EACH: u16 = 10_000;
 const FIRST_PORT: u16 = 10_000;
+
+/// Connections of each tenant, each from another port.
+fn each() -> u16 {
+    pace::count(10_000, 2_000) as u16
+}
 
 fn equal_addresses(_env: &Env) -> Result<Claim> {
     let tenants = [Tenant::new()?, Tenant::new()?];
@@ -34,7 +38,7 @@ fn equal_addresses(_env: &Env) -> Result<Claim> {
             .into_iter()
             .try_for_each(|thread| thread.join().expect("tenant panicked"))
     })?;
-    let all = 2 * u64::from(EACH);
+    let all = 2 * u64::from(each());
     let moved = Counters::read()?.since(&before);
     // A handshake that had to send its SYN-ACK again has another hash, and may stay TCP.
     let (pairs, again) = (moved.get("pairs_made")?, moved.get("refused_witness")?);
@@ -49,7 +53,7 @@ fn equal_addresses(_env: &Env) -> Result<Claim> {
 fn connections(number: u64, tenant: &Tenant) -> Result<()> {
     let listener = tenant.listen()?;
     tenant.client.within(|| {
-        for port in FIRST_PORT..FIRST_PORT + EACH {
+        for port in FIRST_PORT..FIRST_PORT + each() {
             let client = connect_from(port)?;
             let (server, _) = listener.accept().context("failed to accept")?;
             let seed = number << 32 | u64::from(port);
