@@ -15,7 +15,7 @@
 
 /*
  * Our object for one connection of a socket. It lives from the kfunc until the socket was destroyed (ts_ulp_release) or lost it before
- * (ts_take_off); then until the calls that may have found it are through, and, unless it was never paired, a grace period longer.
+ * (ts_take_off); then, unless it was never paired, for a grace period, and until the calls that may have found it are through.
  */
 struct ts_endpoint {
 	unsigned long link;		/* 0 while not paired; see glue.h */

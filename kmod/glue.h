@@ -266,6 +266,7 @@ void tcp_splice_ring_bytes(unsigned long link, u64 *sent, u64 *received);
 void tcp_splice_release_cb(unsigned long link, struct sock *sk);
 bool tcp_splice_release(struct ts_endpoint_body *ep);
 void tcp_splice_note_drained(struct sock *sk, struct ts_endpoint_body *ep);
+void tcp_splice_endpoint_let_go(struct ts_endpoint_body *ep);
 void tcp_splice_endpoint_free(struct ts_endpoint_body *ep);
 int tcp_splice_ring_kbytes(u32 request, u32 *kbytes);
 void tcp_splice_show(struct seq_file *seq);

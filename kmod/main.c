@@ -94,13 +94,14 @@ struct ts_endpoint_body *ts_endpoint_alloc(void)
 void ts_endpoint_unmake(struct ts_endpoint_body *body)
 {
 	kmem_cache_free(ts_endpoint_cache, ts_endpoint_of(body));
-	module_put(THIS_MODULE);	/* exit waits for ts_endpoint_free() with rcu_barrier() */
+	module_put(THIS_MODULE);	/* exit waits for the callbacks below with barriers */
 }
 
 static void ts_endpoint_free(struct rcu_head *rcu)
 {
 	struct ts_endpoint *ep = container_of(rcu, struct ts_endpoint, rcu);
 
+	tcp_splice_endpoint_let_go((struct ts_endpoint_body *)ep->body);
 	tcp_splice_endpoint_free((struct ts_endpoint_body *)ep->body);
 	ts_endpoint_unmake((struct ts_endpoint_body *)ep->body);
 }
@@ -129,14 +130,27 @@ void ts_endpoint_discard(struct ts_endpoint *ep, bool known)
 		call_rcu(&ep->rcu, ts_endpoint_free);
 }
 
+/* An SRCU callback: no call is under way that found it. */
 static void ts_endpoint_left(struct rcu_head *rcu)
 {
-	if (container_of(rcu, struct ts_endpoint, rcu)->counted) {
+	struct ts_endpoint *ep = container_of(rcu, struct ts_endpoint, rcu);
+
+	if (ep->counted) {
 		WRITE_ONCE(ts_left_at, jiffies);
 		atomic_dec(&ts_retired);
 	}
 	ts_delay_at(retired);
-	call_rcu(rcu, ts_endpoint_free);
+	tcp_splice_endpoint_free((struct ts_endpoint_body *)ep->body);
+	ts_endpoint_unmake((struct ts_endpoint_body *)ep->body);
+}
+
+/* An RCU callback: the other end is not looking at it. Its socket need not wait for calls, which may be stuck, and of other sockets. */
+static void ts_endpoint_parted(struct rcu_head *rcu)
+{
+	struct ts_endpoint *ep = container_of(rcu, struct ts_endpoint, rcu);
+
+	tcp_splice_endpoint_let_go((struct ts_endpoint_body *)ep->body);
+	call_srcu(&ts_calls, rcu, ts_endpoint_left);
 }
 
 /* The same while calls may be under way that found it. @counted: among those of which there may not be any number. */
@@ -146,7 +160,7 @@ void ts_endpoint_retire(struct ts_endpoint *ep, bool counted)
 	if (counted && atomic_inc_return(&ts_retired) == 1)
 		WRITE_ONCE(ts_left_at, jiffies);
 	ts_index_remove(&ts_endpoints, &ep->node);
-	call_srcu(&ts_calls, &ep->rcu, ts_endpoint_left);
+	call_rcu(&ep->rcu, ts_endpoint_parted);
 }
 
 struct sock *ts_endpoint_sock(struct ts_endpoint_body *body)
@@ -381,7 +395,7 @@ free_memory:
 /*
  * No endpoint is left (each holds a reference to the module) and no program (its kfunc call does too). What may still run:
  *
- * - the tails of ts_endpoint_left() and ts_endpoint_free(): the barriers wait for them;
+ * - the tails of ts_endpoint_free(), ts_endpoint_parted() and ts_endpoint_left(): the barriers wait for them;
  * - a task that took a callback from a table which its socket no longer has. synchronize_rcu_tasks() waits until each task has slept or
  *   left the kernel; those that sleep are inside ts_calls, have no frame of ours (proto.c), or have a pair, and none is left; so
  *   synchronize_srcu() waits for the rest;

@@ -472,7 +472,7 @@ static void ts_clear_user_data(struct sock *sk, struct ts_endpoint *ep)
 
 /*
  * Takes everything of ours off a socket, which is locked and whose endpoint is not paired and never will be: it is an ordinary TCP socket
- * from here on. The endpoint is freed when the calls that may have found it are through, and a grace period later. The caller is inside ts_calls,
+ * from here on. The endpoint is freed a grace period later, and when the calls that may have found it are through. The caller is inside ts_calls,
  * or does not sleep: the slot's reference to the module goes here, each endpoint has its own until it is freed.
  *
  * The slot first: whoever asks base about it, from which our tables keep all but those who are there since before the offer, finds it empty. A child

@@ -3,9 +3,9 @@
 //!
 //! | what | is owned by | until |
 //! |---|---|---|
-//! | an endpoint | its socket | [`endpoint_free`]: a grace period after nobody could find it any more, or at once if [`release`] said so |
+//! | an endpoint | its socket | [`endpoint_free`]: a grace period after nobody could find it any more, and when no call is under way that had found it; or at once if [`release`] said so |
 //! | a pair | its two endpoints, a reference each; whoever sleeps in a call, one more | [`put`] of the last |
-//! | a socket | the pair, a reference to each | [`endpoint_free`]: its slot was cleared a grace period ago, or longer |
+//! | a socket | the pair, a reference to each | [`let_go`]: its slot was cleared a grace period ago |
 //!
 //! An offered endpoint can be reached by a stranger (the joining end) only through the table, under the registry's lock, and only while it
 //! is not yet taken out. Every way for an offered socket to go (close, disconnect, destroy, drain, an option that needs TCP alone) takes its offer out first,
@@ -417,7 +417,7 @@ pub fn close<K: Kernel>(kernel: &K, ep: K::Endpoint) -> u64 {
 /// The socket leaves its pair for good and may live on: its calls fall to base from here on.
 pub fn leave<K: Kernel>(kernel: &K, ep: K::Endpoint) {
     if let Some(link) = settle(kernel, ep) {
-        // The slot first: who finds no link may count on a grace period since the slot was cleared (`endpoint_free`).
+        // The slot first: who finds no link may count on a grace period since the slot was cleared ([`let_go`]).
         kernel.slot_clear(link);
         kernel.set_link(ep, 0);
         kernel.lanes_close(link);
@@ -432,12 +432,17 @@ pub fn release<K: Kernel>(kernel: &K, ep: K::Endpoint) -> bool {
     kernel.marks(ep).linked() != 0
 }
 
-/// The endpoint's last breath: an RCU callback, a grace period after nobody could find it any more, or at once if nobody else ever knew of
-/// it ([`release`]). Its memory is the caller's to free.
+/// Drops the pair's reference to the endpoint's socket, once: an RCU callback, a grace period after nobody could find the endpoint any more,
+/// or at once if nobody else ever knew of it ([`release`]). Calls that had found it may be under way: they have the socket's file.
+pub fn let_go<K: Kernel>(kernel: &K, ep: K::Endpoint) {
+    if kernel.marks(ep).linked() != 0 {
+        kernel.sock_put(kernel.sock(ep));
+    }
+}
+
+/// The endpoint's last breath, after [`let_go`], when no call is under way that had found it. Its memory is the caller's to free.
 pub fn endpoint_free<K: Kernel>(kernel: &K, ep: K::Endpoint) {
     if let Some(link) = kernel.at(kernel.marks(ep).linked()) {
-        // The pair's reference to the socket, whose slot was cleared a grace period ago, and the endpoint's to the pair.
-        kernel.sock_put(kernel.sock(ep));
         put(kernel, kernel.pair(link));
     }
     kernel.count(Event::EndpointGone);

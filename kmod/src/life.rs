@@ -171,7 +171,8 @@ impl<'a> Kernel for Linux<'a> {
     }
 
     fn rings_free(&self, pair: NonNull<Pair>) {
-        // SAFETY: alive until `pair_free`, and its last reference is gone: both endpoints are, a grace period after their sockets' last use.
+        // SAFETY: alive until `pair_free`, and its last reference is gone: both endpoints are, a grace period after their sockets' last use,
+        // and calls that had found them.
         unsafe { pair.as_ref().free_rings() }
     }
 
@@ -243,8 +244,15 @@ extern "C" fn tcp_splice_note_drained(sk: *mut Sock, ep: *mut c_void) {
     }
 }
 
-/// The endpoint's last breath: an RCU callback, a grace period after nobody could find it any more; or at once, if `tcp_splice_release`
-/// said so.
+/// Drops the pair's reference to the endpoint's socket: an RCU callback, a grace period after nobody could find the endpoint any more; or at
+/// once, if `tcp_splice_release` said so.
+#[unsafe(no_mangle)]
+extern "C" fn tcp_splice_endpoint_let_go(ep: *mut c_void) {
+    // SAFETY: the caller's endpoint is alive.
+    life::let_go(&Linux::new(), unsafe { Ep::at(ep) });
+}
+
+/// The endpoint's last breath, after `tcp_splice_endpoint_let_go`, when no call is under way that had found it. Not sleeping.
 #[unsafe(no_mangle)]
 extern "C" fn tcp_splice_endpoint_free(ep: *mut c_void) {
     // SAFETY: ours alone now.

@@ -123,6 +123,12 @@ impl Run {
     /* ---- main.c ---- */
 
     fn ts_endpoint_free(&self, ep: u8) {
+        life::let_go(self, ep);
+        self.ts_endpoint_left(ep);
+    }
+
+    /// `tcp_splice_endpoint_free()` and `ts_endpoint_unmake()`.
+    fn ts_endpoint_left(&self, ep: u8) {
         life::endpoint_free(self, ep);
         self.quiet(|world| {
             let this = world.ep(ep);
@@ -172,8 +178,13 @@ impl Run {
 
     fn ts_endpoint_retire(&self, ep: u8) {
         self.ts_index_remove(ep);
+        self.call_rcu(Call::Part, ep);
+    }
+
+    fn ts_endpoint_parted(&self, ep: u8) {
+        life::let_go(self, ep);
         self.quiet(|world| {
-            world.queue(Call::Retire, ep, true);
+            world.queue(Call::Leave, ep, true);
             DONE
         });
     }
@@ -186,7 +197,8 @@ impl Run {
         });
         match call {
             Call::Free => self.ts_endpoint_free(ep),
-            Call::Retire => self.call_rcu(Call::Free, ep),
+            Call::Part => self.ts_endpoint_parted(ep),
+            Call::Leave => self.ts_endpoint_left(ep),
         }
     }
 }

@@ -74,8 +74,10 @@ pub struct Pair {
 pub enum Call {
     /// `ts_endpoint_free()`.
     Free,
+    /// `ts_endpoint_parted()`.
+    Part,
     /// `ts_endpoint_left()`.
-    Retire,
+    Leave,
 }
 
 /// A callback that waits for a grace period.

@@ -118,6 +118,7 @@ impl Kern {
         if known {
             self.grace_period();
         }
+        life::let_go(self, end);
         life::endpoint_free(self, end);
         self.ends[end].ep.free();
         self.sock_put(end);
@@ -291,10 +292,12 @@ fn the_last_one_frees_the_pair() {
             let kernel = kernel.clone();
             move || {
                 kernel.rings.touch();
+                life::let_go(&*kernel, PASSIVE);
                 life::endpoint_free(&*kernel, PASSIVE);
             }
         });
         kernel.rings.touch();
+        life::let_go(&*kernel, ACTIVE);
         life::endpoint_free(&*kernel, ACTIVE);
         sleeper.join().unwrap();
         other.join().unwrap();
