@@ -34,7 +34,7 @@ impl Job {
         }
         Self {
             words: words.into_iter().map(str::to_owned).collect(),
-            limit: scenario.limit + pace::allowance(),
+            limit: scenario.limit * pace::count(1, 3) as u32 + pace::allowance(),
             reconfigures: scenario.reconfigures,
         }
     }

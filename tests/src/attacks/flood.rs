@@ -9,6 +9,7 @@ use std::net::{SocketAddrV4, TcpListener, TcpStream};
 
 use anyhow::{Context, Result};
 use tcp_splice_world::counters::Counters;
+use tcp_splice_world::pace;
 
 use super::attacker::{Attacker, numbers, own_both_addresses};
 use super::moved_exactly;
@@ -32,8 +33,11 @@ pub const ALL: &[Scenario] = &[
 const BATCH: u32 = 500;
 /// Half offers that an attacker keeps: more than can be fresh at once.
 const KEPT: usize = 6000;
-/// Offers to be displaced before the test is over.
-const DISPLACED: u64 = 200;
+/// Offers to be displaced before the test is over: fewer where handshakes are so slow that most offers are stale before the table is full.
+fn displacements() -> u64 {
+    pace::count(200, 20)
+}
+
 /// Honest connections for each batch.
 const HONEST: u16 = 20;
 
@@ -74,7 +78,7 @@ fn flood(attackers: usize, displaced: &str) -> Result<Claim> {
     let listener = tenant.listen()?;
     let before = Counters::read()?;
     let (mut honest, mut floods) = (0, 0);
-    while Counters::read()?.since(&before).get(displaced)? < DISPLACED {
+    while Counters::read()?.since(&before).get(displaced)? < displacements() {
         for attacker in &mut attackers {
             attacker.begin(&BATCH.to_string())?;
             floods += 1;

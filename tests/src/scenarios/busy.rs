@@ -14,6 +14,7 @@ use nix::sched::{CpuSet, sched_setaffinity};
 use nix::sys::select::{FdSet, select};
 use nix::unistd::Pid;
 use tcp_splice_world::counters::Counters;
+use tcp_splice_world::pace;
 use tcp_splice_world::pattern::Pattern;
 use tcp_splice_world::policy;
 use tcp_splice_world::program::run;
@@ -370,7 +371,7 @@ fn as_learnt(env: &Env) -> Result<Claim> {
         caught,
         spun,
         chances,
-    } = with(&SPIN_MOST.to_string(), 100 * LOOK)?;
+    } = with(&SPIN_MOST.to_string(), pace::count(100, 10) * LOOK)?;
     ensure!(
         caught || chances < CHANCES,
         "most answers found nobody spinning: {spun:?} us in all"
