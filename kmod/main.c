@@ -160,7 +160,8 @@ void ts_endpoint_retire(struct ts_endpoint *ep, bool counted)
 	if (counted && atomic_inc_return(&ts_retired) == 1)
 		WRITE_ONCE(ts_left_at, jiffies);
 	ts_index_remove(&ts_endpoints, &ep->node);
-	call_rcu(&ep->rcu, ts_endpoint_parted);
+	/* Not lazily: they are counted, and a lazy callback may take ten seconds. */
+	call_rcu_hurry(&ep->rcu, ts_endpoint_parted);
 }
 
 struct sock *ts_endpoint_sock(struct ts_endpoint_body *body)

@@ -61,7 +61,7 @@ const TEXTS: &[(&str, &str, u64)] = &[
     ("void ts_endpoint_discard(", MAIN, 0x3edea2f6b8c48214),
     ("static void ts_endpoint_left(", MAIN, 0x364e147270f1d87e),
     ("static void ts_endpoint_parted(", MAIN, 0x3ef942b8a64b6b5d),
-    ("void ts_endpoint_retire(", MAIN, 0x1d33b2acbd46c5c5),
+    ("void ts_endpoint_retire(", MAIN, 0xe5286f933b42e84e),
     ("static bool ts_let_go_of(", OPTIONS, 0x10fcfa43b2f969c2),
     ("static int ts_set_option(", OPTIONS, 0x1758742367174840),
     ("impl Drop for Kept {", PAIR, 0xbc228b4b6646a7e7),
