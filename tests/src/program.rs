@@ -1,7 +1,8 @@
 // SPDX-License-Identifier: GPL-2.0-only
 //! Running other programs: their output on success, their last words as an error otherwise.
 
-use std::io::Write;
+use std::fs::File;
+use std::io::{Read, Seek, Write};
 use std::process::{Child, Command, Output, Stdio};
 
 use anyhow::{Context, Result, bail};
@@ -66,29 +67,44 @@ pub fn command(argv: &[&str]) -> Command {
 
 /// A program that runs until this is dropped.
 #[derive(Debug)]
-pub struct Daemon(Child);
+pub struct Daemon {
+    child: Child,
+    output: File,
+}
 
 impl Daemon {
-    /// Starts `argv` in the background, its output thrown away.
+    /// Starts `argv` in the background.
     pub fn start(argv: &[&str]) -> Result<Self> {
+        let output = tempfile::tempfile().context("failed to make a temporary file")?;
         let child = command(argv)
             .stdin(Stdio::null())
-            .stdout(Stdio::null())
-            .stderr(Stdio::null())
+            .stdout(output.try_clone()?)
+            .stderr(output.try_clone()?)
             .spawn()
             .with_context(|| format!("failed to start {}", argv[0]))?;
-        Ok(Self(child))
+        Ok(Self { child, output })
     }
 
-    /// The exit status, if the program has ended by itself already.
-    pub fn ended(&mut self) -> Option<std::process::ExitStatus> {
-        self.0.try_wait().ok().flatten()
+    /// An error with the last words of a program that has ended by itself already.
+    pub fn check(&mut self) -> Result<()> {
+        let Some(status) = self.ended() else {
+            return Ok(());
+        };
+        let mut said = Vec::new();
+        self.output.rewind()?;
+        self.output.read_to_end(&mut said)?;
+        let said = String::from_utf8_lossy(&said);
+        bail!("it ended: {status}: {}", said.trim())
+    }
+
+    fn ended(&mut self) -> Option<std::process::ExitStatus> {
+        self.child.try_wait().ok().flatten()
     }
 }
 
 impl Drop for Daemon {
     fn drop(&mut self) {
-        let pid = nix::unistd::Pid::from_raw(self.0.id() as i32);
+        let pid = nix::unistd::Pid::from_raw(self.child.id() as i32);
         let _ = nix::sys::signal::kill(pid, nix::sys::signal::Signal::SIGTERM);
         for _ in 0..400 {
             if self.ended().is_some() {
@@ -96,7 +112,7 @@ impl Drop for Daemon {
             }
             std::thread::sleep(std::time::Duration::from_millis(5));
         }
-        let _ = self.0.kill();
-        let _ = self.0.wait();
+        let _ = self.child.kill();
+        let _ = self.child.wait();
     }
 }

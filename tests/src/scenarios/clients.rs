@@ -21,6 +21,9 @@ pub const ALL: &[Scenario] = &[
     Scenario::each("netperf", netperf).limit(120),
 ];
 
+/// So many ports are tried for a server.
+const PORTS: u32 = 3;
+
 /// A server program and how to reach it.
 struct Service {
     daemon: Daemon,
@@ -31,8 +34,19 @@ struct Service {
 }
 
 impl Service {
-    /// Starts what `argv` makes of a free port and waits until it accepts.
+    /// Starts what `argv` makes of a free port and waits until it accepts. A port that was free a moment ago may be taken by then: whoever ends
+    /// by itself gets another one.
     fn start(env: &Env, argv: impl Fn(&str) -> Vec<String>) -> Result<Self> {
+        for _ in 1..PORTS {
+            match Self::start_once(env, &argv) {
+                Err(error) => println!("{error:#}; trying another port"),
+                started => return started,
+            }
+        }
+        Self::start_once(env, &argv)
+    }
+
+    fn start_once(env: &Env, argv: impl Fn(&str) -> Vec<String>) -> Result<Self> {
         let listener = env.link.listen()?;
         let address = env.link.address(&listener)?;
         drop(listener);
@@ -62,8 +76,7 @@ impl Service {
         words.extend(owned(&["ss", "-H", "-l", "-t", "-n", &port]));
         let argv: Vec<&str> = words.iter().map(String::as_str).collect();
         wait_until("server to listen", || {
-            let ended = self.daemon.ended();
-            ensure!(ended.is_none(), "server ended: {ended:?}");
+            self.daemon.check()?;
             Ok(!run(&argv)?.trim().is_empty())
         })
     }
