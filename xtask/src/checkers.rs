@@ -109,7 +109,7 @@ fn check(options: &VmOptions, checkers: Checkers, bugs: &[&Bug]) -> Result<Tally
             }
             Err(error) => {
                 ui::line(format_args!("{}, {}: {error:#}", bug.finds, bug.name));
-                Tally::ONE_FAILED
+                Tally::failed_with(format_args!("{}, {}: {error:#}", bug.finds, bug.name))
             }
         };
     }

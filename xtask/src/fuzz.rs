@@ -123,7 +123,7 @@ fn run_one(dir: &Path, programs: &Path, target: &str, seconds: u32) -> Result<Ta
             drop(step);
             ui::line(format_args!("{target}: {error:#}"));
             ui::line(format_args!("the input is in {}", artifacts.display()));
-            Ok(Tally::ONE_FAILED)
+            Ok(Tally::failed_with(format_args!("{target}: {error:#}")))
         }
     }
 }

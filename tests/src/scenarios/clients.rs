@@ -34,12 +34,12 @@ struct Service {
 }
 
 impl Service {
-    /// Starts what `argv` makes of a free port and waits until it accepts. A port that was free a moment ago may be taken by then: whoever ends
-    /// by itself gets another one.
+    /// Starts what `argv` makes of a free port and waits until it accepts. A port that was free a moment ago may be taken by then: who says so
+    /// gets another one.
     fn start(env: &Env, argv: impl Fn(&str) -> Vec<String>) -> Result<Self> {
         for _ in 1..PORTS {
             match Self::start_once(env, &argv) {
-                Err(error) => println!("{error:#}; trying another port"),
+                Err(error) if is_taken(&error) => println!("{error:#}; trying another port"),
                 started => return started,
             }
         }
@@ -93,6 +93,13 @@ impl Service {
         words.extend(argv);
         run(&words)
     }
+}
+
+/// `Address already in use`, as all of these programs put it.
+fn is_taken(error: &anyhow::Error) -> bool {
+    format!("{error:#}")
+        .to_lowercase()
+        .contains("already in use")
 }
 
 fn owned(words: &[&str]) -> Vec<String> {

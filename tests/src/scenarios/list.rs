@@ -200,7 +200,7 @@ fn drained(env: &Env) -> Result<Claim> {
     Ok(Claim::ring(1).any_tcp())
 }
 
-/// Connections of which one end has a filter, which the other one's bytes would not pass. The client of the second one finds nobody who
+/// Connections of which one end has a socket filter, past which ring bytes would go. The client of the second one finds nobody who
 /// takes its offer: that is no refusal.
 fn refused(env: &Env) -> Result<Claim> {
     for filtered in [End::Client, End::Server] {
