@@ -35,18 +35,40 @@ impl Run {
         });
     }
 
-    /// `ts_notify_readable()` and its kin.
+    /// `ts_notify_readable()` and its kin: the other socket's callbacks ask whether it is writeable, so that a reader comes to its endpoint
+    /// with nothing but RCU (`ts_stream_memory_free()`).
     pub fn notify(&self, pair: u8, side: u8) {
+        self.with_sock_in(pair, side, |sk| {
+            let ep = self.step("ts_stream_memory_free", |world| {
+                world.find(sk).unwrap_or(NONE)
+            });
+            if let Some((pair, _)) = some(ep).and_then(|ep| self.at(self.link(ep))) {
+                self.step("tcp_splice_writeable", |world| {
+                    world.pair(pair);
+                    DONE
+                });
+            }
+        });
+    }
+
+    /// `ts_show_sock()`.
+    pub(super) fn show_sock(&self, pair: u8, side: u8) {
+        self.with_sock_in(pair, side, |sk| {
+            self.step("the other socket", |world| {
+                world.sock(sk);
+                DONE
+            });
+        });
+    }
+
+    fn with_sock_in(&self, pair: u8, side: u8, then: impl FnOnce(u8)) {
         let actor = self.actor();
         let sk = self.step("rcu_read_lock, slot", |world| {
             world.rcu_enter(actor);
             world.pair(pair).slots[usize::from(side)].unwrap_or(NONE)
         });
         if let Some(sk) = some(sk) {
-            self.step("the other socket", |world| {
-                world.sock(sk);
-                DONE
-            });
+            then(sk);
         }
         self.quiet(|world| {
             world.rcu_leave(actor);

@@ -135,8 +135,8 @@ impl Run {
         let mut held = None;
         if let Some(pair) = listed {
             self.touch(pair);
-            self.notify(pair, 0);
-            self.notify(pair, 1);
+            self.show_sock(pair, 0);
+            self.show_sock(pair, 1);
             held = (self.step("hold", |world| {
                 let this = world.pair(pair);
                 let hold = this.refs > 0;
