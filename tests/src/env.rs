@@ -70,8 +70,13 @@ impl Env {
 
     /// A connection to `listener` whose directions both use the ring.
     pub fn conn_from(&self, listener: &TcpListener) -> Result<Conn> {
+        self.warm(|| self.cold_from(listener))
+    }
+
+    /// The connection that `connect` makes, when its directions both use the ring.
+    pub fn warm(&self, connect: impl FnOnce() -> Result<Conn>) -> Result<Conn> {
         let before = self.counters()?;
-        let conn = self.cold_from(listener)?;
+        let conn = connect()?;
         for _ in 0..WARM_UP {
             round_trip(&conn)?;
             if !self.spliced() || self.since(&before)?.get("ring_starts")? >= 2 {

@@ -5,7 +5,8 @@
 
 use std::fs;
 use std::io::{self, ErrorKind, Read};
-use std::net::{Shutdown, TcpStream};
+use std::net::{Ipv4Addr, Shutdown, TcpStream};
+use std::path::Path;
 use std::sync::Arc;
 use std::thread;
 use std::time::Duration;
@@ -21,6 +22,7 @@ use tcp_splice_world::counters::Counters;
 use tcp_splice_world::pattern::Pattern;
 use tcp_splice_world::policy::CTL;
 use tcp_splice_world::program::run;
+use tcp_splice_world::space::Space;
 
 use crate::env::{Claim, Conn, Env, wait_until};
 use crate::scenario::Scenario;
@@ -33,6 +35,7 @@ pub const ALL: &[Scenario] = &[
     Scenario::one("connected_again_while_one_is_stuck", connected_again)
         .spliced_only()
         .limit(240),
+    Scenario::one("others_go_while_one_is_stuck", others_go).spliced_only(),
 ];
 
 const PATTERN: Pattern = Pattern::new(41);
@@ -370,6 +373,56 @@ fn connected_again(env: &Env) -> Result<Claim> {
     PATTERN.write(&conn.client, 0, 1000)?;
     PATTERN.read(&conn.server, 0, 1000)?;
     Ok(Claim::ring(ALL_OF_IT + 1000).pairs(LIMIT / 2).tcp(5000))
+}
+
+/// A call that is stuck keeps what another socket was drained of, but neither that socket nor its namespace.
+fn others_go(env: &Env) -> Result<Claim> {
+    /// Goes with its other end, and that with its namespace.
+    const DEVICE: &str = "ts-absent";
+    let Conn { client, server } = env.conn()?;
+    PATTERN.write(&client, 0, ALL_OF_IT)?;
+    let memory = Arc::new(Absent::between(SIDE, PAGE, SIDE)?);
+    let call = stuck(&memory, &server, |memory, socket| {
+        memory.recv(socket, libc::MSG_WAITALL)
+    })?;
+    let space = Space::new()?;
+    run(&[
+        "ip",
+        "link",
+        "add",
+        DEVICE,
+        "type",
+        "veth",
+        "peer",
+        "name",
+        "eth0",
+        "netns",
+        &space.path(),
+    ])?;
+    let gone = || !Path::new("/sys/class/net").join(DEVICE).exists();
+    ensure!(!gone(), "{DEVICE} is not there");
+    space.ip("link set lo up")?;
+    let before = Counters::read()?;
+    let since = |name: &str| -> Result<u64> { Counters::read()?.since(&before).get(name) };
+    let listener = space.listen((Ipv4Addr::LOCALHOST, 0).into(), false)?;
+    let address = listener.local_addr()?;
+    let other = env.warm(|| {
+        let client = space.connect(address)?;
+        let server = listener.accept()?.0;
+        Ok(Conn { client, server })
+    })?;
+    run(&[CTL, "drain", "--ports", &address.port().to_string()])?;
+    ensure!(since("drained")? == 2, "not both ends were drained");
+    drop((other, listener, space));
+    wait_until("a drained socket's namespace to go", || Ok(gone()))?;
+    ensure!(
+        since("endpoints_gone")? == 0,
+        "the stuck call kept nothing: this shows nothing"
+    );
+    memory.fill(&[0; PAGE])?;
+    ensure!(call.join()? == ALL_OF_IT, "the stuck call gave less");
+    wait_until("all to go", || Ok(since("endpoints_gone")? == 2))?;
+    Ok(Claim::ring(ALL_OF_IT).pairs(2))
 }
 
 /// A process whose threads are stuck, and wait for stuck ones, dies when it is killed, and its connection ends.
