@@ -111,7 +111,14 @@ void ts_linger_reset(struct sock *sk);
 
 #define TS_PLAIN_DRAINED	255	/* beside the numbers of refusals */
 
-void ts_plain_note(struct sock *sk, bool accepted, u8 why);
+/* What an end has sent through its ring, and how often that woke the other end, or found the ring full. */
+struct ts_carried {
+	u64 ring_bytes;
+	u32 wakes;
+	u32 stalls;
+};
+
+void ts_plain_note(struct sock *sk, bool accepted, u8 why, const struct ts_carried *carried);
 
 /* ---- the registry's lock and hash ---- */
 
@@ -277,6 +284,7 @@ struct sock *const *tcp_splice_slot(const struct ts_pair_body *pair, unsigned in
 void tcp_splice_provoke_write(void *word);
 #endif
 void tcp_splice_show_why(struct seq_file *seq, u8 why);
+void tcp_splice_show_carried(struct seq_file *seq, unsigned int side, const struct ts_carried *carried);
 void tcp_splice_show_lane(struct seq_file *seq, const struct ts_pair_body *pair, unsigned int side);
 
 /* ---- among the C files ---- */

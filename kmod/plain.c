@@ -26,6 +26,7 @@ struct ts_note {
 	u32 cookie[2];		/* of the socket */
 	u32 hash;		/* its place in the namespace's table */
 	u32 disconnects;	/* sk_disconnects of the connection */
+	struct ts_carried carried;	/* by the ring that it had */
 	u8 why;			/* see ts_plain_note() */
 	bool accepted;		/* or it connected */
 };
@@ -37,12 +38,13 @@ static struct ts_note ts_notes[TS_NOTES];
 static u64 ts_noted;	/* so far, those that lost their place included */
 
 /* @why: the number of a refusal, or TS_PLAIN_DRAINED. The socket is locked, in either shape, and connected. Any context. */
-void ts_plain_note(struct sock *sk, bool accepted, u8 why)
+void ts_plain_note(struct sock *sk, bool accepted, u8 why, const struct ts_carried *carried)
 {
 	struct ts_note note = {
 		.netns = sock_net(sk)->net_cookie,
 		.hash = sk->sk_hash,
 		.disconnects = sk->sk_disconnects,
+		.carried = *carried,
 		.why = why,
 		.accepted = accepted,
 	};
@@ -147,6 +149,7 @@ static int ts_plain_show(struct seq_file *seq, void *v)
 	if (sk) {
 		tcp_splice_show_why(seq, note->why);
 		ts_show_sock(seq, note->accepted, sk);
+		tcp_splice_show_carried(seq, note->accepted, &note->carried);
 		seq_putc(seq, '\n');
 	}
 	rcu_read_unlock();

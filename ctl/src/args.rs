@@ -96,7 +96,8 @@ Columns:
   FULL                  times a sender found its ring full
 
 Sockets that are plain TCP although the policy wants them come behind, of the newest 1,024 of that kind those
-that live: their own address, the remote one, whose they are, which end, and why (drained, or refused_<why>)
+that live: their own address, the remote one, whose they are, which end, why (drained, or refused_<why>), and
+the bytes that they sent through the ring that they had, and over TCP
 
 The object printed by --json:
   schema       1; it changes only when a field here is removed or changes its meaning
@@ -108,7 +109,7 @@ The object printed by --json:
     ring_bytes, unread, ring_size   bytes sent through the ring, of these unread, and its size (0: not made yet)
     wakes, stalls   times its bytes woke the other end; times it found the ring full
     spun_us         microseconds that the other end spun for its bytes on its own account (parameter spin_us)
-  plain        each with role (client or server), reason and socket (as above)
+  plain        each with role (client or server), reason, socket, ring_bytes, wakes and stalls (as above)
 
 Examples:
   tcp-splice-ctl list --ports 6379

@@ -91,6 +91,12 @@ pub struct Plain<'a> {
     pub reason: &'a str,
     /// The socket.
     pub socket: Socket<'a>,
+    /// Bytes it sent through the ring that it had.
+    pub ring_bytes: u64,
+    /// Times these woke the other end.
+    pub wakes: u64,
+    /// Times it found that ring full.
+    pub stalls: u64,
 }
 
 /// `ss`'s names, by the kernel's numbers (net/tcp_states.h).
@@ -177,13 +183,16 @@ impl<'a> Plain<'a> {
                 fields.all.extend(field.and_then(|f| f.strip_prefix('.')));
             }
         }
-        let (role, socket) = ends
-            .iter_mut()
-            .find_map(|(role, fields)| Some((*role, Socket::parse(fields)?)))?;
-        Some(Self {
-            role,
-            reason: reason?,
-            socket,
+        let reason = reason?;
+        ends.iter_mut().find_map(|(role, fields)| {
+            Some(Self {
+                role,
+                reason,
+                socket: Socket::parse(fields)?,
+                ring_bytes: fields.number("ring_bytes=")?,
+                wakes: fields.number("wakes=")?,
+                stalls: fields.number("stalls=")?,
+            })
         })
     }
 }
@@ -366,7 +375,7 @@ server.reason=packets server.ring_bytes=0 server.unread=0 server.ring_size=0 ser
 
     #[test]
     fn plain_sockets_have_one_end() {
-        let socket = "local=10.0.0.1:80 remote=10.0.0.2:4000 netns=1 inode=12 cgroup=2 tcp_state=1 tcp_bytes=6";
+        let socket = "local=10.0.0.1:80 remote=10.0.0.2:4000 netns=1 inode=12 cgroup=2 tcp_state=1 tcp_bytes=6 ring_bytes=7 wakes=8 stalls=9";
         let line = format!(" {socket}").replace(' ', " server.");
         let text = format!("reason=drained{line}\nreason=x client.local=1\n{line}\n\n");
         let [plain] = &Plain::read_all(&text)[..] else {
@@ -374,6 +383,7 @@ server.reason=packets server.ring_bytes=0 server.unread=0 server.ring_size=0 ser
         };
         assert_eq!((plain.role, plain.reason), ("server", "drained"));
         assert_eq!((plain.socket.inode, plain.socket.tcp_state), (12, "ESTAB"));
+        assert_eq!((plain.ring_bytes, plain.wakes, plain.stalls), (7, 8, 9));
         let ports = |text: &str| text.parse().unwrap();
         assert!(plain.socket.has_port(&ports("4000")) && !plain.socket.has_port(&ports("81")));
     }

@@ -25,8 +25,8 @@ const HEADER: [&str; 10] = [
     "TCP BACK",
     "FULL",
 ];
-const PLAIN_HEADER: [&str; 5] = ["PLAIN TCP", "REMOTE", "OF", "AS", "WHY"];
-/// The first column that holds a number.
+const PLAIN_HEADER: [&str; 7] = ["PLAIN TCP", "REMOTE", "OF", "AS", "WHY", "RING", "TCP"];
+/// The first column that holds a number, of either table.
 const NUMBERS: usize = 5;
 
 #[derive(Serialize)]
@@ -57,12 +57,9 @@ pub fn text(connections: &[Connection], plain: &[Plain]) -> String {
     for connection in sorted {
         table.add_row(row(connection));
     }
-    for column in table.column_iter_mut().skip(NUMBERS) {
-        column.set_cell_alignment(CellAlignment::Right);
-    }
     match plain {
-        [] => written(&table),
-        plain => written(&table) + "\n" + &plain_text(plain),
+        [] => written(table),
+        plain => written(table) + "\n" + &plain_text(plain),
     }
 }
 
@@ -74,13 +71,16 @@ fn plain_text(plain: &[Plain]) -> String {
         role,
         reason,
         socket,
+        ring_bytes,
+        ..
     } in sorted
     {
         let [local, remote] = [&socket.local, &socket.remote].map(|a| a.value.to_string());
         let owners = owners(Some(socket));
-        table.add_row([&local, &remote, &owners, *role, *reason]);
+        let [ring, tcp] = [ring_bytes, &socket.tcp_bytes].map(u64::to_string);
+        table.add_row([&local, &remote, &owners, *role, *reason, &ring, &tcp]);
     }
-    written(&table)
+    written(table)
 }
 
 /// An empty table as `ss` and `ip` print them: no lines, two spaces between columns.
@@ -95,7 +95,10 @@ fn table(header: &[&str]) -> Table {
     table
 }
 
-fn written(table: &Table) -> String {
+fn written(mut table: Table) -> String {
+    for column in table.column_iter_mut().skip(NUMBERS) {
+        column.set_cell_alignment(CellAlignment::Right);
+    }
     let lines = table.lines().map(|line| line.trim_end().to_owned() + "\n");
     lines.collect()
 }
@@ -222,6 +225,9 @@ mod tests {
             role: "client",
             reason: "drained",
             socket: connection().client.socket.unwrap(),
+            ring_bytes: 100,
+            wakes: 1,
+            stalls: 2,
         }
     }
 
@@ -231,8 +237,8 @@ mod tests {
         let lines: Vec<&str> = text.lines().skip(1).collect();
         let want = [
             "",
-            "PLAIN TCP        REMOTE       OF              AS      WHY",
-            "127.0.0.1:40000  10.0.0.1:80  redis-server/9  client  drained",
+            "PLAIN TCP        REMOTE       OF              AS      WHY      RING  TCP",
+            "127.0.0.1:40000  10.0.0.1:80  redis-server/9  client  drained   100    4",
         ];
         assert_eq!(lines, want);
     }
@@ -301,6 +307,9 @@ mod tests {
             (&plain["role"], &plain["reason"]),
             (&"client".into(), &"drained".into())
         );
-        assert_eq!(plain["socket"], value["connections"][0]["client"]["socket"]);
+        let client = &value["connections"][0]["client"];
+        for field in ["socket", "ring_bytes", "wakes", "stalls"] {
+            assert_eq!(plain[field], client[field]);
+        }
     }
 }

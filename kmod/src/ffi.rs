@@ -22,6 +22,22 @@ pub(crate) struct SockOps([u8; 0]);
 /// `struct pipe_inode_info`.
 #[repr(C)]
 pub(crate) struct Pipe([u8; 0]);
+/// `struct ts_carried`: what an end has sent through its ring, and how often that woke the other end, or found the ring full.
+#[repr(C)]
+pub(crate) struct Carried {
+    pub(crate) ring_bytes: u64,
+    pub(crate) wakes: u32,
+    pub(crate) stalls: u32,
+}
+
+impl Carried {
+    pub(crate) const NOTHING: Carried = Carried {
+        ring_bytes: 0,
+        wakes: 0,
+        stalls: 0,
+    };
+}
+
 /// `struct ts_control`: where the next control message of a `struct msghdr` goes.
 #[repr(C)]
 #[derive(Clone, Copy)]
@@ -183,7 +199,7 @@ unsafe extern "C" {
     pub(crate) fn ts_linger_reset(sk: *mut Sock);
 
     /// The socket is locked and connected.
-    pub(crate) fn ts_plain_note(sk: *mut Sock, accepted: bool, why: u8);
+    pub(crate) fn ts_plain_note(sk: *mut Sock, accepted: bool, why: u8, carried: *const Carried);
 
     /// Returns what the unlock needs.
     pub(crate) fn ts_registry_lock() -> c_ulong;

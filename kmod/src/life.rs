@@ -239,8 +239,9 @@ extern "C" fn tcp_splice_note_drained(sk: *mut Sock, ep: *mut c_void) {
     // SAFETY: its pair is, too.
     if let Some(link) = unsafe { Link::from_word(linked as c_ulong) } {
         let accepted = link.side == Side::Passive;
+        let carried = link.outbound().carried();
         // SAFETY: locked, by the caller.
-        unsafe { ffi::ts_plain_note(sk, accepted, ffi::PLAIN_DRAINED) };
+        unsafe { ffi::ts_plain_note(sk, accepted, ffi::PLAIN_DRAINED, &carried) };
     }
 }
 

@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: GPL-2.0-only
 //! What `/proc/net/tcp_splice` says of a lane. The line's other half is in `pairs.c`.
 
-use crate::ffi::{self, SeqFile, Sock};
+use crate::ffi::{self, Carried, SeqFile, Sock};
 use crate::life;
 use crate::pair::{Lane, Pair};
 use core::ffi::{c_uint, c_void};
@@ -116,6 +116,19 @@ extern "C" fn tcp_splice_show_why(seq: *mut SeqFile, why: u8) {
     }
 }
 
+/// What a socket in `/proc/net/tcp_splice_plain` has sent through the ring that it had. Any context.
+#[unsafe(no_mangle)]
+extern "C" fn tcp_splice_show_carried(
+    seq: *mut SeqFile,
+    side: c_uint,
+    carried: &Carried,
+) {
+    let fields = Fields { seq, side };
+    fields.number(names!("ring_bytes"), carried.ring_bytes);
+    fields.number(names!("wakes"), u64::from(carried.wakes));
+    fields.number(names!("stalls"), u64::from(carried.stalls));
+}
+
 /// The lane that an end sends into. Nothing is locked: each number is true at some moment. Any context.
 #[unsafe(no_mangle)]
 extern "C" fn tcp_splice_show_lane(
@@ -127,13 +140,16 @@ extern "C" fn tcp_splice_show_lane(
     let lane = unsafe { Pair::at(pair) }.lane(side);
     let fields = Fields { seq, side };
     let cons = lane.cursors.cons();
-    let sent = lane.cursors.prod().bytes;
+    let Carried {
+        ring_bytes: sent,
+        wakes,
+        stalls,
+    } = lane.carried();
     fields.word(names!("carrier"), carrier(lane));
     fields.word(names!("reason"), lane.reason().name());
     fields.number(names!("ring_bytes"), sent);
     fields.number(names!("unread"), sent.saturating_sub(cons));
     fields.number(names!("ring_size"), lane.ring().map_or(0, |ring| ring.capacity()));
-    let (wakes, stalls) = lane.wakes_and_stalls();
     fields.number(names!("wakes"), u64::from(wakes));
     fields.number(names!("stalls"), u64::from(stalls));
     fields.number(names!("spun_us"), lane.spun_us());

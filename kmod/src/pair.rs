@@ -12,7 +12,7 @@
 //! destroyed or leaves, the reference is dropped a grace period later: inside an RCU read-side section a socket read from a slot is alive.
 
 use crate::delay::Point;
-use crate::ffi::{self, Sock};
+use crate::ffi::{self, Carried, Sock};
 use crate::life;
 use crate::ring::{Lent, Ring};
 use crate::stats::{self, Counter};
@@ -296,12 +296,13 @@ impl Lane {
     }
 
     /// Publications that found somebody to wake, and times the ring was full.
-    pub(crate) fn wakes_and_stalls(&self) -> (u32, u32) {
+    pub(crate) fn carried(&self) -> Carried {
         let Sending { wakes, stalls, .. } = &self.sending;
-        (
-            wakes.load(Ordering::Relaxed),
-            stalls.load(Ordering::Relaxed),
-        )
+        Carried {
+            ring_bytes: self.cursors.prod().bytes,
+            wakes: wakes.load(Ordering::Relaxed),
+            stalls: stalls.load(Ordering::Relaxed),
+        }
     }
 
     /// Receiver: a poller has registered and looked, in vain if it is not edge-triggered.

@@ -7,7 +7,7 @@
 //! process context (connect() processing its backlog), for the accepted end in softirq, possibly nested in the former. Nothing
 //! here sleeps, and nothing takes another socket's lock.
 
-use crate::ffi::{self, EINVAL, ENOMEM, EOPNOTSUPP, Facts as Seen, SockOps};
+use crate::ffi::{self, Carried, EINVAL, ENOMEM, EOPNOTSUPP, Facts as Seen, SockOps};
 use crate::life::Linux;
 use crate::stats;
 use core::ffi::c_int;
@@ -107,8 +107,9 @@ extern "C" fn tcp_splice_pair(
         Err(reason) => {
             stats::refused(reason);
             if reason.is_noted() {
+                let (accepted, nothing) = (seen.passive != 0, Carried::NOTHING);
                 // SAFETY: the program's socket, which is locked.
-                unsafe { ffi::ts_plain_note(seen.sk, seen.passive != 0, reason as u8) };
+                unsafe { ffi::ts_plain_note(seen.sk, accepted, reason as u8, &nothing) };
             }
             if matches!(reason, Refusal::NoMemory) {
                 -ENOMEM

@@ -179,6 +179,9 @@ fn who_left(env: &Env) -> Result<Claim> {
 fn drained(env: &Env) -> Result<Claim> {
     let conn = env.conn()?;
     let port = port(&conn)?;
+    PATTERN.write(&conn.client, 0, LENGTH)?;
+    PATTERN.read(&conn.server, 0, LENGTH)?;
+    let spliced = listed(port)?;
     run(&[CTL, "drain", "--ports", &port.to_string()])?;
     let plain = list(port, "plain")?;
     ensure!(plain.len() == 2, "{plain:?}");
@@ -187,6 +190,10 @@ fn drained(env: &Env) -> Result<Claim> {
         let end = end.with_context(|| format!("no {role} in {plain:?}"))?;
         ensure!(end["reason"] == "drained", "{end}");
         check_socket(end, socket)?;
+        for field in ["ring_bytes", "wakes", "stalls"] {
+            let carried = &spliced[role][field];
+            ensure!(end[field] == *carried, "{field} is not {carried}: {end}");
+        }
     }
     ensure!(list(port, "connections")?.is_empty(), "it is spliced, too");
     let text = run(&[CTL, "list", "--ports", &port.to_string()])?;
@@ -197,7 +204,7 @@ fn drained(env: &Env) -> Result<Claim> {
     wait_until("nothing to be listed", || {
         Ok(list(port, "plain")?.is_empty())
     })?;
-    Ok(Claim::ring(1).any_tcp())
+    Ok(Claim::ring(LENGTH).any_tcp())
 }
 
 /// Connections of which one end has a socket filter, past which ring bytes would go. The client of the second one finds nobody who
