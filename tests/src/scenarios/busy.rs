@@ -1,15 +1,17 @@
 // SPDX-License-Identifier: GPL-2.0-only
 //! Busy polling changes how long a receive takes and nothing else.
 
+use std::cell::RefCell;
 use std::fs;
 use std::io::ErrorKind;
 use std::net::{Shutdown, TcpStream};
-use std::os::fd::AsFd;
+use std::os::fd::{AsFd, AsRawFd};
 use std::sync::mpsc;
 use std::thread;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, ensure};
+use io_uring::{IoUring, opcode, types};
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use nix::sched::{CpuSet, sched_setaffinity};
 use nix::sys::select::{FdSet, select};
@@ -34,6 +36,7 @@ pub const ALL: &[Scenario] = &[
     Scenario::each("in_epoll_by_edges", in_epoll_by_edges).reconfigures(),
     Scenario::each("in_poll", in_poll).reconfigures(),
     Scenario::each("in_select", in_select).reconfigures(),
+    Scenario::each("in_io_uring", in_io_uring).reconfigures(),
     Scenario::each("as_learnt", as_learnt).reconfigures(),
     Scenario::each("as_both_learnt", as_both_learnt).reconfigures(),
     Scenario::one("sysctl_is_put_back", sysctl_is_put_back).reconfigures(),
@@ -191,6 +194,7 @@ enum Wait {
     Epoll(Watch),
     Poll,
     Select,
+    Ring(RefCell<IoUring>),
 }
 
 impl Wait {
@@ -207,10 +211,22 @@ impl Wait {
                 set.insert(socket.as_fd());
                 select(None, &mut set, None, None, None)? == 1
             }
+            Self::Ring(ring) => poll_by_ring(&mut ring.borrow_mut(), socket)? == libc::POLLIN,
         };
         ensure!(ready, "not readable, or more than that");
         Ok(())
     }
+}
+
+/// What a poll by io_uring says.
+fn poll_by_ring(ring: &mut IoUring, socket: &TcpStream) -> Result<i16> {
+    let fd = types::Fd(socket.as_raw_fd());
+    let poll = opcode::PollAdd::new(fd, libc::POLLIN as u32).build();
+    // SAFETY: it has no buffer, and is over when this returns.
+    unsafe { ring.submission().push(&poll) }.context("submission queue is full")?;
+    ring.submit_and_wait(1)?;
+    let done = ring.completion().next().context("no completion")?;
+    Ok(i16::try_from(done.result())?)
 }
 
 fn in_epoll(env: &Env) -> Result<Claim> {
@@ -231,6 +247,18 @@ fn in_poll(env: &Env) -> Result<Claim> {
 
 fn in_select(env: &Env) -> Result<Claim> {
     spins(env, |_| Ok(Wait::Select))
+}
+
+/// It polls NAPIs for whoever asked it to, and has to find ours.
+fn in_io_uring(env: &Env) -> Result<Claim> {
+    spins(env, |_| {
+        let ring = IoUring::new(4).context("failed to make io_uring")?;
+        let mut napi = types::Napi::new().set_busy_poll_timeout(LONG.parse()?);
+        ring.submitter()
+            .register_napi(&mut napi)
+            .context("io_uring does not poll NAPIs")?;
+        Ok(Wait::Ring(ring.into()))
+    })
 }
 
 /// The tool raises net.core.busy_poll for a policy with a budget, says so, and puts it back; but not what somebody else has set.
