@@ -440,7 +440,8 @@ fn as_learnt(env: &Env) -> Result<Claim> {
         caught,
         "most answers found nobody spinning: {spun:?} us in all"
     );
-    ensure!(spun[0] > 0, "most answers woke nobody who spins");
+    // The list has it at the end whose bytes were awaited.
+    ensure!(spun[1] > 0, "most answers woke nobody who spins");
     let Answers { caught, spun, .. } = spinning(0, env, Answerer::Polls, 4 * LOOK)?;
     ensure!(spun == [0, 0], "spun for {spun:?} us although switched off");
     ensure!(!caught, "most answers woke nobody although nobody spins");
