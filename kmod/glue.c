@@ -3,7 +3,7 @@
 #define pr_fmt(fmt) KBUILD_MODNAME ": " fmt
 
 #include <linux/bug.h>
-#include <linux/jhash.h>
+#include <linux/random.h>
 #include <linux/sizes.h>
 #include <linux/uio.h>
 #include <net/sock.h>
@@ -159,7 +159,7 @@ void ts_linger_reset(struct sock *sk)
 /* ---- the registry's lock and hash ---- */
 
 static DEFINE_SPINLOCK(ts_registry);
-static u32 ts_registry_key[2] __read_mostly;
+static u64 ts_registry_key __ro_after_init;
 
 /* Never taken in a hard interrupt: to keep all of them out is cheaper than to let softirqs in again. */
 unsigned long ts_registry_lock(void)
@@ -175,11 +175,18 @@ void ts_registry_unlock(unsigned long flags)
 	spin_unlock_irqrestore(&ts_registry, flags);
 }
 
-/* As inet_ehashfn(): sequence numbers are the kernel's choice, and a flood takes no more than its namespace's share of a set. */
+/*
+ * Multiply-shift, by an odd number that nobody knows (Dietzfelbinger et al., A reliable randomized algorithm for the closest-pair problem, 1997):
+ * the upper bits are good. Sequence numbers are the kernel's choice, and a flood takes no more than its namespace's share of a set.
+ */
 u32 ts_registry_hash(u32 active_seq, u32 passive_seq)
 {
-	net_get_random_once(ts_registry_key, sizeof(ts_registry_key));
-	return jhash_3words(active_seq, passive_seq, ts_registry_key[0], ts_registry_key[1]);
+	return (((u64)active_seq << 32 | passive_seq) * ts_registry_key) >> 32;
+}
+
+void __init ts_registry_init(void)
+{
+	ts_registry_key = get_random_u64() | 1;
 }
 
 /* ---- bytes ---- */

@@ -125,6 +125,7 @@ void ts_plain_note(struct sock *sk, bool accepted, u8 why, const struct ts_carri
 unsigned long ts_registry_lock(void);
 void ts_registry_unlock(unsigned long flags);
 u32 ts_registry_hash(u32 active_seq, u32 passive_seq);
+void ts_registry_init(void);
 
 /* ---- lane locks: 0 and 1 send, 2 and 3 receive ---- */
 
@@ -247,7 +248,7 @@ void ts_bug(void) __noreturn;
 #define TS_POLL_WRITEABLE	(1U << 1)
 
 #define TS_COUNTERS		64	/* room for every counter of src/stats.rs, which checks it */
-#define TS_ENDPOINT_BYTES	64	/* room for struct Endpoint of core/src/life.rs; src/life.rs checks it */
+#define TS_ENDPOINT_BYTES	32	/* room for struct Endpoint of core/src/life.rs; src/life.rs checks it */
 #define TS_PAIR_BYTES		896	/* room for struct Pair of src/pair.rs, which checks it */
 
 int tcp_splice_init(void);

@@ -80,13 +80,25 @@ bool ts_is_held_up(void)
 	       (waiting >= TS_RETIRED_MOST || time_after(jiffies, READ_ONCE(ts_left_at) + HZ));
 }
 
+/* Objects that have a constructor are not cleared at each allocation, whatever init_on_alloc says: all that is read of one is written before. */
+static void ts_endpoint_construct(void *object)
+{
+	memset(object, 0, sizeof(struct ts_endpoint));
+}
+
+/* ts_install() and Rust write the rest. */
 struct ts_endpoint_body *ts_endpoint_alloc(void)
 {
-	struct ts_endpoint *ep = kmem_cache_zalloc(ts_endpoint_cache, GFP_ATOMIC | __GFP_NOWARN);
+	struct ts_endpoint *ep = kmem_cache_alloc(ts_endpoint_cache, GFP_ATOMIC | __GFP_NOWARN);
 
 	if (!ep)
 		return NULL;
 	__module_get(THIS_MODULE);	/* put when the endpoint is freed */
+	ep->link = 0;
+	ep->sk = NULL;
+	ep->closed = false;
+	ep->counted = false;
+	ep->drained = false;
 	return (struct ts_endpoint_body *)ep->body;
 }
 
@@ -240,7 +252,8 @@ int __init ts_memory_init(void)
 {
 	ts_ring_pages_default = totalram_pages() / 8;
 	ts_index_init(&ts_endpoints);
-	ts_endpoint_cache = kmem_cache_create("tcp_splice_endpoint", sizeof(struct ts_endpoint), 0, SLAB_HWCACHE_ALIGN | SLAB_NO_MERGE, NULL);
+	ts_endpoint_cache = kmem_cache_create("tcp_splice_endpoint", sizeof(struct ts_endpoint), 0, SLAB_HWCACHE_ALIGN | SLAB_NO_MERGE,
+					      ts_endpoint_construct);
 	if (!ts_endpoint_cache)
 		return -ENOMEM;
 	return 0;
@@ -355,6 +368,7 @@ static int __init ts_init(void)
 	err = ts_proto_init();
 	if (err)
 		goto exit_pairs;
+	ts_registry_init();
 	err = tcp_splice_init();
 	if (err)
 		goto exit_pairs;

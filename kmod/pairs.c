@@ -32,21 +32,30 @@ static struct ts_pair *ts_pair_of(const struct ts_pair_body *body)
 	return container_of((u8 (*)[TS_PAIR_BYTES])body, struct ts_pair, body);
 }
 
-struct ts_pair_body *ts_pair_alloc(void)
+/* Once for each place in a slab: a pair is freed with its locks unlocked. What has a constructor is not cleared either (main.c). */
+static void ts_pair_construct(void *object)
 {
 	static struct lock_class_key send_key, receive_key;
-	struct ts_pair *pair = kmem_cache_zalloc(ts_pairs, GFP_ATOMIC | __GFP_NOWARN);
+	struct ts_pair *pair = object;
 	int i;
 
-	if (!pair)
-		return NULL;
-	__module_get(THIS_MODULE);	/* for calls that sleep, with nothing of ours but the pair (ts_sleep()) */
+	memset(pair, 0, sizeof(*pair));
 	for (i = 0; i < ARRAY_SIZE(pair->lane); i++) {
 		if (i < 2)
 			mutex_init_with_key(&pair->lane[i].lock, &send_key);
 		else
 			mutex_init_with_key(&pair->lane[i].lock, &receive_key);
 	}
+}
+
+/* Rust writes all of the body, ts_pair_list() the node. */
+struct ts_pair_body *ts_pair_alloc(void)
+{
+	struct ts_pair *pair = kmem_cache_alloc(ts_pairs, GFP_ATOMIC | __GFP_NOWARN);
+
+	if (!pair)
+		return NULL;
+	__module_get(THIS_MODULE);	/* for calls that sleep, with nothing of ours but the pair (ts_sleep()) */
 	return (struct ts_pair_body *)pair->body;
 }
 
@@ -266,7 +275,7 @@ int __init ts_pairs_init(void)
 {
 	ts_index_init(&ts_listed);
 	ts_pairs = kmem_cache_create("tcp_splice_pair", sizeof(struct ts_pair), __alignof__(struct ts_pair),
-				     SLAB_HWCACHE_ALIGN | SLAB_NO_MERGE, NULL);
+				     SLAB_HWCACHE_ALIGN | SLAB_NO_MERGE, ts_pair_construct);
 	if (!ts_pairs)
 		return -ENOMEM;
 	/* Whom connections are between is nobody else's business. */

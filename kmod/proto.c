@@ -282,16 +282,23 @@ static bool ts_base_release_is_due(const struct sock *sk)
 #endif
 }
 
-static void ts_release_cb(struct sock *sk)
+static noinline void ts_release_ours(struct sock *sk, struct ts_endpoint *ep)
 {
-	struct ts_endpoint *ep = ts_endpoint(sk);
-	unsigned long link = ep ? smp_load_acquire(&ep->link) : 0;
+	unsigned long link = smp_load_acquire(&ep->link);
 
 	if (link)
 		tcp_splice_release_cb(link, sk);
 	/* An accepted socket gets its struct socket in accept(), under this lock and before its descriptor exists. */
-	if (unlikely(ep && !ep->grafted))
+	if (unlikely(!ep->grafted))
 		ep->grafted = ts_graft(sk);
+}
+
+static void ts_release_cb(struct sock *sk)
+{
+	struct ts_endpoint *ep = ts_endpoint(sk);
+
+	if (ep && (READ_ONCE(ep->link) || unlikely(!ep->grafted)))
+		ts_release_ours(sk, ep);
 	if (unlikely(ts_base_release_is_due(sk)))
 		tcp_prot.release_cb(sk);
 }

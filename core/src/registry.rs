@@ -24,7 +24,6 @@ pub const SHARE: usize = WAYS / 2;
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 struct Offer {
     facts: Facts,
-    handle: u64,
     /// By which older and newer ones of a set are told apart; the clock may be a coarse one.
     serial: u64,
 }
@@ -52,14 +51,15 @@ impl Iterator for Ways {
     }
 }
 
-/// A set of the table; [`Set::EMPTY`] is how one begins. Its times stand side by side, so that those who look for a place need not look at
-/// the offers.
+/// A set of the table; [`Set::EMPTY`] is how one begins. Its times stand side by side, and its handles, so that those who look for a place or
+/// take their offer back need not look at the offers.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub struct Set {
     /// When each place's offer expires; 0: none is there.
     expires: [u64; WAYS],
     /// Serial of the offer that came last.
     last: u64,
+    handles: [u64; WAYS],
     offers: [Offer; WAYS],
 }
 
@@ -68,6 +68,7 @@ impl Set {
     pub const EMPTY: Set = Set {
         expires: [0; WAYS],
         last: 0,
+        handles: [0; WAYS],
         offers: [Offer {
             facts: Facts {
                 id: 0,
@@ -78,7 +79,6 @@ impl Set {
                 netns: 0,
                 init_user_ns: false,
             },
-            handle: 0,
             serial: 0,
         }; WAYS],
     };
@@ -88,8 +88,9 @@ impl Set {
     /// Returns why an older offer, if any, lost its place: [`Refusal::Share`] to one of its own namespace,
     /// [`Refusal::TableFull`] to one of another.
     pub fn put(&mut self, facts: Facts, handle: u64, now: u64, expires: u64) -> Option<Refusal> {
-        let free = self.ways(now).first_other();
-        let held = self.held(facts.netns, now);
+        let fresh = self.ways(now);
+        let free = fresh.first_other();
+        let held = self.held(facts.netns, fresh);
         let (way, lost) = match free.filter(|_| held < SHARE) {
             Some(way) => (way, None),
             None => {
@@ -105,13 +106,14 @@ impl Set {
         };
         let serial = self.last.wrapping_add(1);
         self.last = serial;
-        if let (Some(time), Some(offer)) = (self.expires.get_mut(way), self.offers.get_mut(way)) {
+        if let (Some(time), Some(whose), Some(offer)) = (
+            self.expires.get_mut(way),
+            self.handles.get_mut(way),
+            self.offers.get_mut(way),
+        ) {
             *time = expires;
-            *offer = Offer {
-                facts,
-                handle,
-                serial,
-            };
+            *whose = handle;
+            *offer = Offer { facts, serial };
         }
         lost
     }
@@ -141,10 +143,14 @@ impl Set {
             .filter_map(|way| Some((way, self.offers.get(way)?)))
     }
 
-    /// How many fresh offers a namespace has here.
-    fn held(&self, netns: u64, now: u64) -> usize {
-        let own = |(_, offer): &(usize, &Offer)| offer.facts.netns == netns;
-        self.fresh(now).filter(own).count()
+    /// How many of these offers a namespace has.
+    fn held(&self, netns: u64, ways: Ways) -> usize {
+        let own = |way: &usize| {
+            self.offers
+                .get(*way)
+                .is_some_and(|offer| offer.facts.netns == netns)
+        };
+        ways.filter(own).count()
     }
 
     /// The place of the fresh offer that goes when one of `netns` comes, and its namespace: the oldest of the namespace that would have
@@ -152,7 +158,7 @@ impl Set {
     fn loser(&self, netns: u64, now: u64) -> Option<(usize, u64)> {
         let claim = |(_, offer): &(usize, &Offer)| {
             let own = offer.facts.netns == netns;
-            let held = self.held(offer.facts.netns, now);
+            let held = self.held(offer.facts.netns, self.ways(now));
             let held = held.wrapping_add(usize::from(own));
             (held, own, Reverse(offer.serial))
         };
@@ -181,30 +187,34 @@ impl Set {
             }
             match pairing::judge(&offer.facts, facts) {
                 Ok(()) if found.is_some() => return Err(Refusal::Ambiguous),
-                Ok(()) => found = Some((way, offer.handle)),
+                Ok(()) => found = Some(way),
                 Err(reason) => verdict = Err(reason),
             }
         }
-        let Some((way, handle)) = found else {
-            return verdict;
-        };
-        self.remove(way);
-        Ok(handle)
+        match found.and_then(|way| Some((way, *self.handles.get(way)?))) {
+            Some((way, handle)) => {
+                self.remove(way);
+                Ok(handle)
+            }
+            None => verdict,
+        }
     }
 
     /// The handles of all offers here, fresh and stale.
     pub fn handles(&self) -> impl Iterator<Item = u64> {
-        self.fresh(0).map(|(_, offer)| offer.handle)
+        let ways = self.ways(0);
+        ways.filter_map(|way| self.handles.get(way).copied())
     }
 
     /// Takes back the offer with this handle, fresh or stale; `false` when there is none (any more).
     pub fn withdraw(&mut self, handle: u64) -> bool {
-        let mine = self.fresh(0).find(|(_, offer)| offer.handle == handle);
-        let Some((way, _)) = mine else {
-            return false;
-        };
-        self.remove(way);
-        true
+        for (expires, whose) in self.expires.iter_mut().zip(&self.handles) {
+            if *whose == handle && *expires != 0 {
+                *expires = 0;
+                return true;
+            }
+        }
+        false
     }
 }
 

@@ -138,7 +138,7 @@ pub(crate) const MSG_ERRQUEUE: c_int = 0x2000;
 #[allow(dead_code)] // compared at compile time
 pub(crate) const COUNTERS: usize = 64;
 #[allow(dead_code)] // compared at compile time
-pub(crate) const ENDPOINT_BYTES: usize = 64;
+pub(crate) const ENDPOINT_BYTES: usize = 32;
 #[allow(dead_code)] // compared at compile time
 pub(crate) const PAIR_BYTES: usize = 896;
 

@@ -22,6 +22,8 @@ use tcp_splice_core::registry::Set;
 /// Sets of the table: room for 4096 offers.
 const SETS: usize = 512;
 
+const _: () = assert!(SETS.is_power_of_two());
+
 static TABLE: AtomicPtr<Set> = AtomicPtr::new(ptr::null_mut());
 
 /// Makes the table. Process context, at load.
@@ -69,7 +71,8 @@ pub(crate) fn offers_held() -> u64 {
 /// Both ends find the same set: the connecting end's own number comes first.
 fn set_of(active_seq: u32, passive_seq: u32) -> usize {
     // SAFETY: no requirements.
-    unsafe { ffi::ts_registry_hash(active_seq, passive_seq) as usize % SETS }
+    let hash = unsafe { ffi::ts_registry_hash(active_seq, passive_seq) };
+    hash.wrapping_shr(u32::BITS.wrapping_sub(SETS.ilog2())) as usize
 }
 
 /// The kfunc behind its C face.
