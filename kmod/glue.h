@@ -249,7 +249,7 @@ void ts_bug(void) __noreturn;
 
 #define TS_COUNTERS		64	/* room for every counter of src/stats.rs, which checks it */
 #define TS_ENDPOINT_BYTES	32	/* room for struct Endpoint of core/src/life.rs; src/life.rs checks it */
-#define TS_PAIR_BYTES		896	/* room for struct Pair of src/pair.rs, which checks it */
+#define TS_PAIR_BYTES		832	/* room for struct Pair of src/pair.rs, which checks it */
 
 int tcp_splice_init(void);
 void tcp_splice_exit(void);

@@ -94,6 +94,7 @@ struct ts_endpoint_body *ts_endpoint_alloc(void)
 	if (!ep)
 		return NULL;
 	__module_get(THIS_MODULE);	/* put when the endpoint is freed */
+	ts_spoil(ep, sizeof(*ep));
 	ep->link = 0;
 	ep->sk = NULL;
 	ep->closed = false;

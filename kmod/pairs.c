@@ -56,13 +56,19 @@ struct ts_pair_body *ts_pair_alloc(void)
 	if (!pair)
 		return NULL;
 	__module_get(THIS_MODULE);	/* for calls that sleep, with nothing of ours but the pair (ts_sleep()) */
+	ts_spoil((u8 *)pair + offsetof(struct ts_pair, node), sizeof(*pair) - offsetof(struct ts_pair, node));
 	return (struct ts_pair_body *)pair->body;
 }
 
-/* Any context. Not listed (any more). */
+/* Any context. Not listed (any more). The next pair has its locks as they are. */
 void ts_pair_free(struct ts_pair_body *body)
 {
-	kmem_cache_free(ts_pairs, ts_pair_of(body));
+	struct ts_pair *pair = ts_pair_of(body);
+	unsigned int i;
+
+	for (i = 0; ts_is_checked && i < ARRAY_SIZE(pair->lane); i++)
+		WARN_ON_ONCE(mutex_is_locked(&pair->lane[i].lock));
+	kmem_cache_free(ts_pairs, pair);
 	module_put(THIS_MODULE);
 }
 

@@ -189,9 +189,9 @@ impl<'a> Plain<'a> {
                 role,
                 reason,
                 socket: Socket::parse(fields)?,
-                ring_bytes: fields.number("ring_bytes=")?,
-                wakes: fields.number("wakes=")?,
-                stalls: fields.number("stalls=")?,
+                ring_bytes: fields.number("ring_bytes=").unwrap_or(0),
+                wakes: fields.number("wakes=").unwrap_or(0),
+                stalls: fields.number("stalls=").unwrap_or(0),
             })
         })
     }

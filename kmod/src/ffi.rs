@@ -140,7 +140,7 @@ pub(crate) const COUNTERS: usize = 64;
 #[allow(dead_code)] // compared at compile time
 pub(crate) const ENDPOINT_BYTES: usize = 32;
 #[allow(dead_code)] // compared at compile time
-pub(crate) const PAIR_BYTES: usize = 896;
+pub(crate) const PAIR_BYTES: usize = 832;
 
 pub(crate) const EAGAIN: c_int = 11;
 pub(crate) const ENOMEM: c_int = 12;
@@ -162,9 +162,9 @@ unsafe extern "C" {
     pub(crate) fn ts_rx_end(sk: *mut Sock) -> c_int;
     pub(crate) fn ts_disconnects(sk: *const Sock) -> u32;
 
-    /// Zeroed, or null. Takes a module reference. Any context.
+    /// Its body is not written; or null. Takes a module reference. Any context.
     pub(crate) fn ts_endpoint_alloc() -> *mut c_void;
-    /// Zeroed but for its locks, or null. Any context.
+    /// Its body is not written; or null. Any context.
     pub(crate) fn ts_pair_alloc() -> *mut c_void;
     /// Not listed (any more). Any context.
     pub(crate) fn ts_pair_free(pair: *mut c_void);
