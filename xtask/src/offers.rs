@@ -67,7 +67,9 @@ fn write_config(dir: &Path) -> Result<std::path::PathBuf> {
         fs::create_dir_all(dir.join(sub))
             .with_context(|| format!("failed to create {}", dir.display()))?;
     }
-    let mirror = apt::mirror().unwrap_or_else(|| "http://deb.debian.org/debian".into());
+    let mirror = apt::mirror().context(
+        "failed to find a mirror of Debian in apt's sources: the list of kernels comes from there",
+    )?;
     let sources: String = SUITES
         .iter()
         .map(|(suite, _)| {

@@ -11,7 +11,7 @@ use crate::link::{Receive, Send, Wait};
 /// As many as a lane's.
 const CAPACITY: usize = 64 << 10;
 
-/// <https://docs.rs/rtrb>
+/// The crate `rtrb`.
 pub struct Rtrb<Side>(Side);
 
 /// A new one.
@@ -52,7 +52,7 @@ impl Receive for Rtrb<rtrb::Consumer<u8>> {
     }
 }
 
-/// <https://docs.rs/ringbuf>
+/// The crate `ringbuf`.
 pub struct Ringbuf<Side>(Side);
 
 /// A new one.

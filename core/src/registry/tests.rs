@@ -82,7 +82,10 @@ fn a_full_set_makes_room_for_who_has_less() {
         );
     }
     assert!(!set.withdraw(0) && !set.withdraw(1), "the oldest went");
-    assert_eq!([0, 1, 7].map(|netns| set.held(netns, set.ways(20))), [3, 3, 2]);
+    assert_eq!(
+        [0, 1, 7].map(|netns| set.held(netns, set.ways(20))),
+        [3, 3, 2]
+    );
 }
 
 /// A coarse clock says the same of many: the oldest goes all the same.
