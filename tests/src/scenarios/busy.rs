@@ -138,15 +138,20 @@ const LOOKS: u32 = 5;
 /// Under a policy with a budget, a thread that waits for messages with `wait` is found running, not asleep. The tool has pollers spin for a
 /// hundredth of a second at most, and then a slow machine finds them asleep: this sets the sysctl itself, which the tool leaves alone.
 fn spins(env: &Env, wait: fn(&TcpStream) -> Result<Wait>) -> Result<Claim> {
+    spins_before(MESSAGES / 2, env, wait)
+}
+
+/// The same, before more than `least` messages.
+fn spins_before(least: u64, env: &Env, wait: fn(&TcpStream) -> Result<Wait>) -> Result<Claim> {
     policy::enable(&["--busy-poll-us", LONG])?;
     fs::write(policy::BUSY_POLL, LONG)?;
-    let found = is_found_running(env, wait);
+    let found = is_found_running(least, env, wait);
     fs::write(policy::BUSY_POLL, "0")?;
     policy::enable(&[])?;
     found
 }
 
-fn is_found_running(env: &Env, wait: fn(&TcpStream) -> Result<Wait>) -> Result<Claim> {
+fn is_found_running(least: u64, env: &Env, wait: fn(&TcpStream) -> Result<Wait>) -> Result<Claim> {
     let Conn { client, server } = env.conn()?;
     let (tell, told) = mpsc::channel();
     let answer = thread::spawn(move || -> Result<()> {
@@ -175,7 +180,7 @@ fn is_found_running(env: &Env, wait: fn(&TcpStream) -> Result<Wait>) -> Result<C
     }
     answer.join().expect("answering thread panicked")?;
     ensure!(
-        running > MESSAGES / 2,
+        running > least,
         "the thread that waits was running before {running} of {MESSAGES} messages"
     );
     Ok(Claim::ring(2 * MESSAGES as usize))
@@ -249,9 +254,11 @@ fn in_select(env: &Env) -> Result<Claim> {
     spins(env, |_| Ok(Wait::Select))
 }
 
-/// It polls NAPIs for whoever asked it to, and has to find ours.
+/// It polls NAPIs for whoever asked it to, and has to find ours. It stops for good as soon as anybody else wants the processor
+/// (`io_napi_blocking_busy_loop()`), which on a kernel with checkers somebody often does.
 fn in_io_uring(env: &Env) -> Result<Claim> {
-    spins(env, |_| {
+    let least = MESSAGES / pace::count(2, 8);
+    spins_before(least, env, |_| {
         let ring = IoUring::new(4).context("failed to make io_uring")?;
         let mut napi = types::Napi::new().set_busy_poll_timeout(LONG.parse()?);
         ring.submitter()
@@ -432,16 +439,20 @@ fn spinning(us: u64, env: &Env, answerer: Answerer, rounds: u64) -> Result<Answe
 }
 
 /// Without a budget, an end that is answered fast learns to spin; but not when that is switched off. Nothing here depends on how fast the
-/// machine wakes a thread, or on what else it does: the other end does not sleep.
+/// machine wakes a thread, or on what else it does: the other end does not sleep. Only a kernel with checkers may be too slow for it.
 fn as_learnt(env: &Env) -> Result<Claim> {
     let rounds = pace::count(100, 20) * LOOK;
-    let Answers { caught, spun, .. } = spinning(SPIN_MOST, env, Answerer::Polls, rounds)?;
-    ensure!(
+    let Answers {
         caught,
+        spun,
+        chances,
+    } = spinning(SPIN_MOST, env, Answerer::Polls, rounds)?;
+    ensure!(
+        caught || (pace::checked_kernel() && chances < CHANCES),
         "most answers found nobody spinning: {spun:?} us in all"
     );
     // The list has it at the end whose bytes were awaited.
-    ensure!(spun[1] > 0, "most answers woke nobody who spins");
+    ensure!(spun[1] > 0 || !caught, "most answers woke nobody who spins");
     let Answers { caught, spun, .. } = spinning(0, env, Answerer::Polls, 4 * LOOK)?;
     ensure!(spun == [0, 0], "spun for {spun:?} us although switched off");
     ensure!(!caught, "most answers woke nobody although nobody spins");
