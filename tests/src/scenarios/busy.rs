@@ -199,7 +199,7 @@ enum Wait {
     Epoll(Watch),
     Poll,
     Select,
-    Ring(RefCell<IoUring>),
+    Ring(Box<RefCell<IoUring>>),
 }
 
 impl Wait {
@@ -264,7 +264,7 @@ fn in_io_uring(env: &Env) -> Result<Claim> {
         ring.submitter()
             .register_napi(&mut napi)
             .context("io_uring does not poll NAPIs")?;
-        Ok(Wait::Ring(ring.into()))
+        Ok(Wait::Ring(Box::new(ring.into())))
     })
 }
 
