@@ -18,6 +18,9 @@ const PAIRS: &str = "/proc/net/tcp_splice";
 /// How many of them a message shows.
 const SHOWN: usize = 5;
 
+/// How often they are looked at while something is left.
+const GLANCE: Duration = Duration::from_secs(1);
+
 /// How long TCP may keep a socket that was closed. One that has bytes left for a peer without room asks it now and then, at intervals that
 /// double; the peer, closed too, answers from TIME-WAIT for a minute (`TCP_TIMEWAIT_LEN`), and the next question gets a reset
 /// (`tcp_probe_timer()`). Plain TCP has the same.
@@ -97,43 +100,47 @@ impl Counters {
 /// Waits until no more pairs, endpoints and ring memory are alive than in `before`. Frees are delayed by RCU, so this takes a moment; for
 /// ends that TCP itself keeps it takes up to [`ORPHANS`].
 pub fn settle(before: &Counters, limit: Duration) -> Result<()> {
-    let (begin, mut told) = (Instant::now(), false);
+    let begin = Instant::now();
+    // When it was last only TCP that kept anything.
+    let (mut excused, mut looked, mut told) = (begin, begin, false);
     loop {
         let now = Counters::read()?;
-        let mut left = Vec::new();
-        for name in GAUGES {
-            let (was, is) = (before.get(name)?, now.get(name)?);
-            if is > was {
-                left.push(format!("{name} {is}, was {was}"));
-            }
-        }
+        let left = left(before, &now)?;
         if left.is_empty() {
             return Ok(());
         }
-        if begin.elapsed() > limit {
+        let overdue = excused.elapsed() > limit || begin.elapsed() > ORPHANS + limit;
+        if overdue || looked.elapsed() > GLANCE {
             let list = fs::read_to_string(PAIRS)
-                .with_context(|| format!("failed to read {PAIRS} with {}", left.join("; ")))?;
-            let shown: String = list
-                .lines()
-                .take(SHOWN)
-                .map(|line| format!("\n# {line}"))
-                .collect();
-            let kept = are_orphans(&list, before, &now)?;
-            if !kept || begin.elapsed() > limit.max(ORPHANS) {
-                bail!(
-                    "left over after {:?}: {}{shown}",
-                    begin.elapsed(),
-                    left.join("; ")
-                );
+                .with_context(|| format!("failed to read {PAIRS} with {left} left over"))?;
+            let shown: Vec<_> = list.lines().take(SHOWN).collect();
+            let shown = shown.join("\n# ");
+            if overdue {
+                bail!("left over after {:.0?}: {left}\n# {shown}", begin.elapsed());
             }
-            if !told {
-                println!("# TCP has not done with these yet:{shown}");
+            looked = Instant::now();
+            if are_orphans(&list, before, &now)? {
+                excused = looked;
+                if !told && begin.elapsed() > limit {
+                    println!("# TCP has not done with these yet:\n# {shown}");
+                    told = true;
+                }
             }
-            told = true;
-            sleep(Duration::from_secs(1));
         }
         sleep(Duration::from_millis(5));
     }
+}
+
+/// What there is more of than in `before`.
+fn left(before: &Counters, now: &Counters) -> Result<String> {
+    let mut left = Vec::new();
+    for name in GAUGES {
+        let (was, is) = (before.get(name)?, now.get(name)?);
+        if is > was {
+            left.push(format!("{name} {is}, was {was}"));
+        }
+    }
+    Ok(left.join("; "))
 }
 
 /// All that is left is pairs of which each end that is still there is such a socket.
