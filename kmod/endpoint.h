@@ -25,6 +25,7 @@ struct ts_endpoint {
 	bool closed;			/* by the last descriptor: its destroy comes next */
 	bool counted;			/* among those whose number is limited: ts_is_held_up() */
 	bool drained;			/* handed back by a drain: it is to be noted as such when it is taken off */
+	u8 tenant;			/* whose, if it is counted */
 	bool busy_polls;		/* the policy wants its receiver to spin before it sleeps */
 	u64 made;			/* jiffies */
 	struct ts_node node;		/* in ts_endpoints (main.c), until nobody can find it any more */
@@ -93,7 +94,7 @@ extern atomic_t ts_drains;
 extern atomic_long_t ts_drained;
 void ts_endpoint_discard(struct ts_endpoint *ep, bool known);
 void ts_endpoint_retire(struct ts_endpoint *ep, bool counted);
-bool ts_is_held_up(void);
+bool ts_is_held_up(const struct sock *sk);
 
 /* drain.c */
 bool ts_lock_unowned(struct sock *sk, bool alone, bool patient);

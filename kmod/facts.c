@@ -95,7 +95,7 @@ void ts_facts(const struct bpf_sock_ops_kern *ctx, struct ts_facts *facts)
 	facts->obstacles = ts_handshake_obstacles(ctx) | ts_policy_obstacles(sk) | ts_multipath_obstacles(sk);
 	if (!ts_slots_are_free(sk) || !ts_callbacks_are_default(sk))
 		facts->obstacles |= TS_OBSTACLE_TAKEN;
-	if (ts_is_held_up())
+	if (ts_is_held_up(sk))
 		facts->obstacles |= TS_OBSTACLE_HELD_UP;
 	facts->netns = (unsigned long)sock_net(sk);
 	facts->init_user_ns = sock_net(sk)->user_ns == &init_user_ns;

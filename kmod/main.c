@@ -7,12 +7,15 @@
 #include <linux/btf.h>
 #include <linux/btf_ids.h>
 #include <linux/filter.h>
+#include <linux/hash.h>
 #include <linux/mm.h>
 #include <linux/module.h>
 #include <linux/percpu.h>
 #include <linux/proc_fs.h>
 #include <linux/seq_file.h>
 #include <linux/slab.h>
+#include <linux/uidgid.h>
+#include <linux/user_namespace.h>
 #include <net/net_namespace.h>
 
 #include "delay.h"
@@ -62,22 +65,55 @@ DEFINE_SRCU(ts_calls);
 #endif
 
 /*
- * Endpoints that were taken off sockets which live on, and wait for calls, and when the last of them had waited long enough. One call anywhere
- * that is stuck, in a page fault say, keeps them all, and their pairs: without a limit a program that connects one socket again and again would
- * have the kernel's memory. So many may wait while others come through, and fewer when none has for a second; then connections stay TCP.
+ * Endpoints that were taken off sockets which live on, and wait for calls. One call anywhere that is stuck, in a page fault say, keeps them all,
+ * and their pairs: without a limit a program that connects one socket again and again would have the kernel's memory. So many of a
+ * tenant's may wait, and more while others of its come through; then its connections stay TCP. Those of other tenants do not, unless so many
+ * wait of several together that all have to: whoever has many users at hand can bring that about.
  */
+#define TS_RETIRED_MAX	1024			/* when none of the tenant's has come through for a second */
+#define TS_RETIRED_MOST	(4 * TS_RETIRED_MAX)
+#define TS_RETIRED_ALL	(16 * TS_RETIRED_MAX)	/* of all tenants */
+#define TS_TENANT_BITS	8
+
+static struct {
+	atomic_t waiting;
+	unsigned long left_at;	/* when the last had waited long enough */
+} ts_tenants[1 << TS_TENANT_BITS];
 static atomic_t ts_retired;
-static unsigned long ts_left_at;
-#define TS_RETIRED_MAX	1024
-#define TS_RETIRED_MOST	(16 * TS_RETIRED_MAX)
+
+/*
+ * A tenant is a network namespace of the initial user namespace; or all those together inside a user namespace that root made, a container's say; or
+ * inside all that another user made, who may make any number. Where two meet by chance they share what they may; a user's place is
+ * never a namespace's.
+ */
+static u8 ts_tenant(const struct sock *sk)
+{
+	const struct net *net = sock_net(sk);
+	const struct user_namespace *user = net->user_ns;
+
+	if (user == &init_user_ns)
+		return hash_ptr(net, TS_TENANT_BITS - 1);
+	while (user->parent != &init_user_ns)
+		user = user->parent;
+	if (uid_eq(user->owner, GLOBAL_ROOT_UID))
+		return hash_ptr(user, TS_TENANT_BITS - 1);
+	return 1 << (TS_TENANT_BITS - 1) | hash_32(__kuid_val(user->owner), TS_TENANT_BITS - 1);
+}
+
+static noinline bool ts_tenant_is_held_up(const struct sock *sk)
+{
+	unsigned int tenant = ts_tenant(sk);
+	int waiting = atomic_read(&ts_tenants[tenant].waiting);
+
+	if (atomic_read(&ts_retired) >= TS_RETIRED_ALL || waiting >= TS_RETIRED_MOST)
+		return true;
+	return waiting >= TS_RETIRED_MAX && time_after(jiffies, READ_ONCE(ts_tenants[tenant].left_at) + HZ);
+}
 
 /* Any context. */
-bool ts_is_held_up(void)
+bool ts_is_held_up(const struct sock *sk)
 {
-	int waiting = atomic_read(&ts_retired);
-
-	return unlikely(waiting >= TS_RETIRED_MAX) &&
-	       (waiting >= TS_RETIRED_MOST || time_after(jiffies, READ_ONCE(ts_left_at) + HZ));
+	return unlikely(atomic_read(&ts_retired) >= TS_RETIRED_MAX) && ts_tenant_is_held_up(sk);
 }
 
 /* Objects that have a constructor are not cleared at each allocation, whatever init_on_alloc says: all that is read of one is written before. */
@@ -149,7 +185,8 @@ static void ts_endpoint_left(struct rcu_head *rcu)
 	struct ts_endpoint *ep = container_of(rcu, struct ts_endpoint, rcu);
 
 	if (ep->counted) {
-		WRITE_ONCE(ts_left_at, jiffies);
+		WRITE_ONCE(ts_tenants[ep->tenant].left_at, jiffies);
+		atomic_dec(&ts_tenants[ep->tenant].waiting);
 		atomic_dec(&ts_retired);
 	}
 	ts_delay_at(retired);
@@ -170,8 +207,12 @@ static void ts_endpoint_parted(struct rcu_head *rcu)
 void ts_endpoint_retire(struct ts_endpoint *ep, bool counted)
 {
 	ep->counted = counted;
-	if (counted && atomic_inc_return(&ts_retired) == 1)
-		WRITE_ONCE(ts_left_at, jiffies);
+	if (counted) {
+		ep->tenant = ts_tenant(ep->sk);
+		atomic_inc(&ts_retired);
+		if (atomic_inc_return(&ts_tenants[ep->tenant].waiting) == 1)
+			WRITE_ONCE(ts_tenants[ep->tenant].left_at, jiffies);
+	}
 	ts_index_remove(&ts_endpoints, &ep->node);
 	/* Not lazily: they are counted, and a lazy callback may take ten seconds. */
 	call_rcu_hurry(&ep->rcu, ts_endpoint_parted);

@@ -7,6 +7,7 @@ pub mod flood;
 mod numbers;
 mod packet;
 pub mod repair;
+pub mod stuck;
 mod tenant;
 pub mod tenants;
 pub mod tun;

@@ -101,8 +101,11 @@ fn stuck(
     Ok(asleep)
 }
 
-/// A connection whose accepted end is stuck while it receives [`ALL_OF_IT`], until the memory is filled.
-fn stuck_for_long(env: &Env) -> Result<(Conn, Arc<Absent>, Asleep<io::Result<usize>>)> {
+/// A call that is stuck, its memory, and its connection.
+pub type Stuck = (Conn, Arc<Absent>, Asleep<io::Result<usize>>);
+
+/// A connection whose accepted end is stuck while it receives [`ALL_OF_IT`], until [`go_on`].
+pub fn stuck_for_long(env: &Env) -> Result<Stuck> {
     let conn = env.conn()?;
     PATTERN.write(&conn.client, 0, ALL_OF_IT)?;
     let memory = Arc::new(Absent::between(SIDE, PAGE, SIDE)?);
@@ -110,6 +113,13 @@ fn stuck_for_long(env: &Env) -> Result<(Conn, Arc<Absent>, Asleep<io::Result<usi
         memory.recv(socket, libc::MSG_WAITALL)
     })?;
     Ok((conn, memory, call))
+}
+
+/// Fills the memory; the call has to end well.
+pub fn go_on((_conn, memory, call): Stuck) -> Result<()> {
+    memory.fill(&[0; PAGE])?;
+    ensure!(call.join()? == ALL_OF_IT, "the stuck call gave less");
+    Ok(())
 }
 
 /// What goes on meanwhile and has to be through in the end.
@@ -341,7 +351,7 @@ fn connected_again(env: &Env) -> Result<Claim> {
     const LIMIT: u64 = 1024;
     const BEYOND: u64 = 50;
     const RESETS: u64 = 20;
-    let (_conn, memory, call) = stuck_for_long(env)?;
+    let stuck = stuck_for_long(env)?;
     let before = Counters::read()?;
     let since = |name: &str| -> Result<u64> { Counters::read()?.since(&before).get(name) };
     let alive = || -> Result<u64> {
@@ -372,8 +382,7 @@ fn connected_again(env: &Env) -> Result<Claim> {
     PATTERN.write(&again.client, 0, 1000)?;
     PATTERN.read(&again.server, 0, 1000)?;
     drop(again);
-    memory.fill(&[0; PAGE])?;
-    ensure!(call.join()? == ALL_OF_IT, "the stuck call gave less");
+    go_on(stuck)?;
     wait_until("all to go", || Ok(alive()? == 0))?;
     let conn = env.conn()?;
     PATTERN.write(&conn.client, 0, 1000)?;
@@ -385,7 +394,7 @@ fn connected_again(env: &Env) -> Result<Claim> {
 fn others_go(env: &Env) -> Result<Claim> {
     /// Goes with its other end, and that with its namespace.
     const DEVICE: &str = "ts-absent";
-    let (_conn, memory, call) = stuck_for_long(env)?;
+    let stuck = stuck_for_long(env)?;
     let space = Space::new()?;
     run(&[
         "ip",
@@ -430,8 +439,7 @@ fn others_go(env: &Env) -> Result<Claim> {
         alive()? == 4,
         "the stuck call kept nothing: this shows nothing"
     );
-    memory.fill(&[0; PAGE])?;
-    ensure!(call.join()? == ALL_OF_IT, "the stuck call gave less");
+    go_on(stuck)?;
     wait_until("all to go", || Ok(alive()? == 2))?;
     Ok(Claim::ring(ALL_OF_IT).pairs(2))
 }

@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: GPL-2.0-only
 //! All scenarios, by group.
 
-mod absent;
+pub mod absent;
 mod ahead;
 mod busy;
 mod clients;
@@ -75,6 +75,7 @@ const GROUPS: &[(&str, &[Scenario])] = &[
     ("attack", attacks::equal_numbers::ALL),
     ("attack", attacks::tun::ALL),
     ("attack", attacks::flood::ALL),
+    ("attack", attacks::stuck::ALL),
     ("policy", policies::ALL),
     ("list", list::ALL),
     ("drain", drain::ALL),
