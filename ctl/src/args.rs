@@ -95,6 +95,13 @@ Columns:
   TCP TO, TCP BACK      bytes over TCP
   FULL                  times a sender found its ring full
 
+Columns of --extended:
+  CLIENT SEES, SERVER SEES  the other end's address as that end sees it, which with NAT is another one
+  CLIENT IN, SERVER IN      the end's cgroup, from the root of the tree; its number if it cannot be seen from here
+  UNREAD TO, UNREAD BACK    bytes in the ring that are not read yet
+  SIZE TO, SIZE BACK        bytes that the ring holds at most; 0: not made yet
+  WAKES TO, WAKES BACK      times a sender's bytes woke the other end
+
 Sockets that are plain TCP although the policy wants them come behind, of the newest 1,024 of that kind those
 that live: their own address, the remote one, whose they are, which end, why (drained, or refused_<why>), and
 the bytes that they sent through the ring that they had, and over TCP
@@ -150,6 +157,9 @@ pub enum Command {
         /// Print one JSON object
         #[arg(long)]
         json: bool,
+        /// Show also what each end sees of the other, its cgroup, and sizes, unread bytes and wake-ups of the rings
+        #[arg(short, long, conflicts_with = "json")]
+        extended: bool,
         /// Only connections with one of these ports at either end, as either end sees it
         #[arg(long, value_name = "LIST")]
         ports: Option<Ports>,

@@ -1,8 +1,10 @@
 // SPDX-License-Identifier: GPL-2.0-only
 //! Directories of the cgroup v2 file system.
 
+use std::collections::{HashMap, HashSet};
 use std::fs::{self, File};
 use std::io;
+use std::ops::ControlFlow;
 use std::os::fd::{AsRawFd, RawFd};
 use std::os::unix::fs::{DirEntryExt, MetadataExt};
 use std::path::{Path, PathBuf};
@@ -39,7 +41,7 @@ impl Dir {
             }
         };
         if !is_cgroup2(rustix::fs::fstatfs(&file)) {
-            let mounted = mounts().into_iter().next();
+            let mounted = mounts().into_iter().next().map(|mount| mount.point);
             return Err(Fault::NotCgroup2 {
                 path: path.into(),
                 mounted,
@@ -66,14 +68,43 @@ impl Dir {
 
 /// The directory of the cgroup with this number, if it can be seen from here.
 pub fn path_of(id: u64) -> Option<PathBuf> {
-    mounts().iter().find_map(|mount| find(mount, id))
+    mounts().iter().find_map(|mount| find(&mount.point, id))
 }
 
-/// Where cgroup v2 is mounted and not covered by another mount.
-fn mounts() -> Vec<PathBuf> {
+/// The cgroups with these numbers, as paths from the root of the tree as it can be seen from here: `/system.slice/redis.service`.
+pub fn names_of(ids: &HashSet<u64>) -> HashMap<u64, String> {
+    let mut names = HashMap::new();
+    for mount in mounts() {
+        let _ = walk(&mount.point, |id, path| {
+            if ids.contains(&id) {
+                let below = path.strip_prefix(&mount.point).unwrap_or(path);
+                let name = mount.root.join(below).display().to_string();
+                names.entry(id).or_insert(name);
+            }
+            if names.len() == ids.len() {
+                ControlFlow::Break(())
+            } else {
+                ControlFlow::Continue(())
+            }
+        });
+    }
+    names
+}
+
+/// A place where cgroup v2, or a part of it, is mounted.
+#[derive(Debug, PartialEq, Eq)]
+struct Mount {
+    /// What is mounted there, in the tree.
+    root: PathBuf,
+    /// Where.
+    point: PathBuf,
+}
+
+/// Those that no other mount covers.
+fn mounts() -> Vec<Mount> {
     let mounts = fs::read_to_string("/proc/self/mountinfo").unwrap_or_default();
     cgroup2_mounts(&mounts)
-        .filter(|path| is_cgroup2(rustix::fs::statfs(path)))
+        .filter(|mount| is_cgroup2(rustix::fs::statfs(&mount.point)))
         .collect()
 }
 
@@ -81,10 +112,21 @@ fn is_cgroup2(fs: rustix::io::Result<StatFs>) -> bool {
     fs.is_ok_and(|fs| fs.f_type == CGROUP2_SUPER_MAGIC)
 }
 
-/// Looks through the tree breadth first: policies are attached near its root.
 fn find(root: &Path, id: u64) -> Option<PathBuf> {
-    if fs::metadata(root).ok()?.ino() == id {
-        return Some(root.to_owned());
+    walk(root, |number, path| {
+        if number == id {
+            ControlFlow::Break(path.to_owned())
+        } else {
+            ControlFlow::Continue(())
+        }
+    })
+    .break_value()
+}
+
+/// Shows all directories of the tree with their numbers, breadth first: policies are attached near its root. What goes meanwhile is left out.
+fn walk<T>(root: &Path, mut visit: impl FnMut(u64, &Path) -> ControlFlow<T>) -> ControlFlow<T> {
+    if let Ok(itself) = fs::metadata(root) {
+        visit(itself.ino(), root)?;
     }
     let mut level = vec![root.to_owned()];
     while !level.is_empty() {
@@ -97,22 +139,25 @@ fn find(root: &Path, id: u64) -> Option<PathBuf> {
             .filter(|entry| entry.file_type().is_ok_and(|kind| kind.is_dir()));
         let mut below = Vec::new();
         for entry in dirs {
-            if entry.ino() == id {
-                return Some(entry.path());
-            }
-            below.push(entry.path());
+            let path = entry.path();
+            visit(entry.ino(), &path)?;
+            below.push(path);
         }
         level = below;
     }
-    None
+    ControlFlow::Continue(())
 }
 
-/// Mount points in a `mountinfo` file (proc_pid_mountinfo(5)); names with spaces, which it escapes, are left out.
-fn cgroup2_mounts(mountinfo: &str) -> impl Iterator<Item = PathBuf> {
+/// Mounts in a `mountinfo` file (proc_pid_mountinfo(5)); names with spaces, which it escapes, are left out.
+fn cgroup2_mounts(mountinfo: &str) -> impl Iterator<Item = Mount> {
     mountinfo.lines().filter_map(|line| {
         let (mount, kind) = line.split_once(" - ")?;
-        let point = mount.split(' ').nth(4)?;
-        (kind.split(' ').next() == Some("cgroup2") && !point.contains('\\')).then(|| point.into())
+        let mut fields = mount.split(' ').skip(3);
+        let (root, point) = (fields.next()?, fields.next()?);
+        (kind.split(' ').next() == Some("cgroup2") && !point.contains('\\')).then(|| Mount {
+            root: root.into(),
+            point: point.into(),
+        })
     })
 }
 
@@ -132,7 +177,10 @@ short line
         let mounts: Vec<_> = cgroup2_mounts(text).collect();
         assert_eq!(
             mounts,
-            [Path::new("/sys/fs/cgroup"), Path::new("/run/other")]
+            [("/", "/sys/fs/cgroup"), ("/x", "/run/other")].map(|(root, point)| Mount {
+                root: root.into(),
+                point: point.into(),
+            })
         );
     }
 

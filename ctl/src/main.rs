@@ -75,7 +75,11 @@ fn run(command: &Command) -> Result<()> {
     match command {
         Command::Enable(options) => enable(options),
         Command::Status { json } => show(*json),
-        Command::List { json, ports } => list(*json, ports.as_ref()),
+        Command::List {
+            json,
+            extended,
+            ports,
+        } => list(*json, *extended, ports.as_ref()),
         Command::Disable(options) => disable(options),
         Command::Drain(options) => drain(options),
         Command::Bench { options } => bench(options),
@@ -140,7 +144,7 @@ fn show(json: bool) -> Result<()> {
     print(&text)
 }
 
-fn list(json: bool, ports: Option<&Ports>) -> Result<()> {
+fn list(json: bool, extended: bool, ports: Option<&Ports>) -> Result<()> {
     host::check_root()?;
     let (spliced, plain) = (host::connections()?, host::plain()?);
     let mut connections = Connection::read_all(&spliced);
@@ -151,7 +155,11 @@ fn list(json: bool, ports: Option<&Ports>) -> Result<()> {
     }
     let sockets = connections.iter().flat_map(Connection::sockets);
     let sockets = sockets.chain(plain.iter().map(|one| &one.socket));
-    let owners = owners::of(&sockets.map(|socket| socket.inode).collect());
+    let (inodes, cgroups) = sockets.map(|socket| (socket.inode, socket.cgroup)).unzip();
+    let extended = extended.then(|| list::Extended {
+        cgroups: cgroup::names_of(&cgroups),
+    });
+    let owners = owners::of(&inodes);
     for connection in &mut connections {
         connection.find_processes(&owners);
     }
@@ -160,7 +168,7 @@ fn list(json: bool, ports: Option<&Ports>) -> Result<()> {
     }
     match json {
         true => written(print_json(&connections, &plain)),
-        false => print(&list::text(&connections, &plain)),
+        false => print(&list::text(&connections, &plain, extended.as_ref())),
     }
 }
 

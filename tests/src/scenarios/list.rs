@@ -124,8 +124,45 @@ fn shows_both_ends(env: &Env) -> Result<Claim> {
         names.iter().all(|name| text.contains(name.as_str())),
         "{names:?} not in {text}"
     );
+    shows_more(&conn)?;
     PATTERN.read(&conn.server, (LENGTH - 1000) as u64, 1000)?;
     Ok(Claim::ring(2 * LENGTH))
+}
+
+/// What only the extended list says of a connection whose server has 1000 bytes unread.
+fn shows_more(conn: &Conn) -> Result<()> {
+    let text = run(&[CTL, "list", "-e", "--ports", &port(conn)?.to_string()])?;
+    // No cell is empty or has two spaces.
+    let mut lines = text.lines().map(|line| {
+        let cells = line.split("  ").filter(|cell| !cell.is_empty());
+        cells.map(str::trim).collect::<Vec<_>>()
+    });
+    let (header, line) = lines.next().zip(lines.next()).context("no connection")?;
+    ensure!(header.len() == line.len(), "{text}");
+    let cell = |name: &str| {
+        let place = header.iter().position(|column| *column == name);
+        place
+            .map(|place| line[place])
+            .with_context(|| format!("no {name}"))
+    };
+    let own = fs::read_to_string("/proc/self/cgroup")?;
+    let own = own.lines().find_map(|line| line.strip_prefix("0::"));
+    let own = own.context("no cgroup v2")?;
+    let sees = [conn.client.peer_addr()?, conn.server.peer_addr()?].map(canonical);
+    let want = [
+        ("CLIENT SEES", sees[0].as_str()),
+        ("SERVER SEES", &sees[1]),
+        ("CLIENT IN", own),
+        ("SERVER IN", own),
+        ("UNREAD TO", "1000"),
+        ("UNREAD BACK", "0"),
+        ("SIZE BACK", "65536"),
+    ];
+    for (name, want) in want {
+        let seen = cell(name)?;
+        ensure!(seen == want, "{name} is {seen:?}, not {want:?}:\n{text}");
+    }
+    Ok(())
 }
 
 /// A message with a control message goes over TCP; the next one does not.
