@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: GPL-2.0-only
-//! Messages between markers, for the emulator to count instructions by: plain TCP, spliced and `AF_UNIX`, between two processes on one
+//! Messages between markers, for the emulator to count instructions by: plain TCP, spliced, `AF_UNIX` and pipes, between two processes on one
 //! processor. Only the windows are made here; the counts are on the host (`cargo xtask instructions` joins the two).
 
 mod cell;
@@ -11,7 +11,6 @@ mod sockets;
 use std::collections::BTreeMap;
 use std::fs;
 use std::io::{Read, Write};
-use std::net::{Shutdown, TcpStream};
 use std::os::fd::AsFd;
 use std::path::PathBuf;
 
@@ -27,7 +26,7 @@ use crate::machine::Machine;
 use cell::{Cell, Way};
 use group::Group;
 use server::Server;
-use sockets::Listener;
+use sockets::{End, Listener};
 
 /// What to do.
 #[derive(Debug, Args)]
@@ -120,7 +119,7 @@ fn cells(options: &Options, figures: &mut Vec<Figure>) -> Result<()> {
         if !options.wants(&cell.to_string()) {
             continue;
         }
-        for way in Way::ALL {
+        for way in Way::ALL.into_iter().filter(|way| cell.goes(*way)) {
             let counters =
                 figure(options, cell, way).with_context(|| format!("{cell}, {}", way.name()))?;
             figures.push(Figure {
@@ -184,15 +183,19 @@ fn figure(options: &Options, cell: Cell, way: Way) -> Result<BTreeMap<String, u6
 
 /// Windows over one connection; each of `windows` says whether it counts.
 fn over_one(cell: Cell, listener: &Listener, windows: impl Iterator<Item = bool>) -> Result<()> {
-    let mut client = listener.connect()?;
-    let accepted = listener.accept()?;
-    let server = Server::start(|| server::serve(cell, accepted.try_clone()?))?;
+    let mut client = Some(listener.connect()?);
+    let mut accepted = Some(listener.accept()?);
+    let server = Server::start(|| {
+        // Its copy of the client's end, with which a pipe would not end.
+        client = None;
+        server::serve(cell, accepted.take().context("nothing was accepted")?)
+    })?;
     drop(accepted);
+    let mut client = client.context("nothing is connected")?;
     for counted in windows {
         window(counted, || messages(cell, &mut client, counted))?;
     }
-    // Closing would not end the stream: the server has a copy.
-    client.shutdown(Shutdown::Write)?;
+    client.finish()?;
     server.join()
 }
 
@@ -237,7 +240,7 @@ fn window(counted: bool, work: impl FnOnce() -> Result<()>) -> Result<()> {
 }
 
 /// The client's side of a window; what comes back is looked at unless it is counted.
-fn messages(cell: Cell, stream: &mut TcpStream, counted: bool) -> Result<()> {
+fn messages(cell: Cell, stream: &mut End, counted: bool) -> Result<()> {
     let message = message(cell.size());
     if matches!(cell, Cell::Stream(_)) {
         for _ in 0..cell.messages() {
@@ -253,13 +256,13 @@ fn messages(cell: Cell, stream: &mut TcpStream, counted: bool) -> Result<()> {
     Ok(())
 }
 
-fn round_trip(stream: &mut TcpStream, message: &[u8], buffer: &mut [u8]) -> Result<()> {
+fn round_trip(stream: &mut End, message: &[u8], buffer: &mut [u8]) -> Result<()> {
     stream.write_all(message).context("failed to send")?;
     stream.read_exact(buffer).context("failed to receive")
 }
 
 /// Takes what has arrived, each message after asking for it.
-fn ready(cell: Cell, stream: &mut TcpStream, counted: bool) -> Result<()> {
+fn ready(cell: Cell, stream: &mut End, counted: bool) -> Result<()> {
     let message = message(cell.size());
     let mut buffer = vec![0; cell.size()];
     for _ in 0..cell.messages() {

@@ -63,6 +63,11 @@ impl Cell {
         }
     }
 
+    /// False for what the way cannot do: nobody connects to a pipe.
+    pub fn goes(self, way: Way) -> bool {
+        !matches!((self, way), (Self::Connection(_), Way::Pipe))
+    }
+
     /// Windows before those that are counted. TCP takes its time to settle on the size of its own.
     pub fn warm_up(self, way: Way) -> usize {
         match (self, way) {
@@ -114,17 +119,19 @@ pub enum Way {
     Spliced,
     /// An `AF_UNIX` stream.
     Unix,
+    /// Two pipes.
+    Pipe,
 }
 
 impl Way {
     /// All of them, in the order of the table.
-    pub const ALL: [Self; 3] = [Self::Plain, Self::Spliced, Self::Unix];
+    pub const ALL: [Self; 4] = [Self::Plain, Self::Spliced, Self::Unix, Self::Pipe];
 
     /// Puts the policy for later connections in force.
     pub fn enter(self) -> Result<()> {
         match self {
             Self::Spliced => policy::enable(&[]),
-            Self::Plain | Self::Unix => policy::disable(),
+            Self::Plain | Self::Unix | Self::Pipe => policy::disable(),
         }
     }
 
@@ -134,6 +141,7 @@ impl Way {
             Self::Plain => "plain",
             Self::Spliced => "spliced",
             Self::Unix => "unix",
+            Self::Pipe => "pipe",
         }
     }
 }

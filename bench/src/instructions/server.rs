@@ -2,7 +2,6 @@
 //! The other end: a process of its own.
 
 use std::io::{Read, Write};
-use std::net::TcpStream;
 
 use anyhow::{Context, Result, ensure};
 use nix::sys::epoll::{Epoll, EpollCreateFlags, EpollEvent, EpollFlags, EpollTimeout};
@@ -11,7 +10,7 @@ use nix::unistd::{ForkResult, Pid, fork};
 
 use super::cell::Cell;
 use super::message;
-use super::sockets::Listener;
+use super::sockets::{End, Listener};
 
 /// A running server.
 #[derive(Debug)]
@@ -43,7 +42,7 @@ impl Server {
 }
 
 /// Serves one connection until it ends.
-pub fn serve(cell: Cell, stream: TcpStream) -> Result<()> {
+pub fn serve(cell: Cell, stream: End) -> Result<()> {
     match cell {
         Cell::Epoll(size) => echo_polled(stream, size),
         Cell::Stream(size) => swallow(stream, size, cell.messages()),
@@ -57,7 +56,7 @@ pub fn serve_each(cell: Cell, listener: &Listener, connections: usize) -> Result
 }
 
 /// Reads a whole message; false at the end of the stream.
-pub fn receive(stream: &mut TcpStream, buffer: &mut [u8]) -> Result<bool> {
+pub fn receive(stream: &mut impl Read, buffer: &mut [u8]) -> Result<bool> {
     let mut got = 0;
     while got < buffer.len() {
         match stream
@@ -75,7 +74,7 @@ pub fn receive(stream: &mut TcpStream, buffer: &mut [u8]) -> Result<bool> {
 }
 
 /// Sends every message back.
-pub fn echo(mut stream: TcpStream, size: usize) -> Result<()> {
+pub fn echo(mut stream: impl Read + Write, size: usize) -> Result<()> {
     let mut buffer = vec![0; size];
     while receive(&mut stream, &mut buffer)? {
         stream.write_all(&buffer).context("failed to send")?;
@@ -83,7 +82,7 @@ pub fn echo(mut stream: TcpStream, size: usize) -> Result<()> {
     Ok(())
 }
 
-fn echo_polled(mut stream: TcpStream, size: usize) -> Result<()> {
+fn echo_polled(mut stream: End, size: usize) -> Result<()> {
     let epoll = Epoll::new(EpollCreateFlags::empty())?;
     epoll.add(&stream, EpollEvent::new(EpollFlags::EPOLLIN, 0))?;
     let mut events = [EpollEvent::empty()];
@@ -100,7 +99,7 @@ fn echo_polled(mut stream: TcpStream, size: usize) -> Result<()> {
 }
 
 /// Reads windows of `messages`, checks those of the first, and says a word after each.
-pub fn swallow(mut stream: TcpStream, size: usize, messages: usize) -> Result<()> {
+pub fn swallow(mut stream: impl Read + Write, size: usize, messages: usize) -> Result<()> {
     let mut buffer = vec![0; size];
     for window in 0.. {
         for index in 0..messages {

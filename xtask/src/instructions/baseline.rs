@@ -114,6 +114,7 @@ mod tests {
             plain: figure(plain),
             spliced: figure(spliced),
             unix: figure(1.0),
+            pipe: None,
         };
         let machine = Machine {
             kernel: "k".to_owned(),

@@ -44,6 +44,9 @@ pub struct Cell {
     pub spliced: Figure,
     /// an `AF_UNIX` stream
     pub unix: Figure,
+    /// two pipes; none for what they cannot do
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub pipe: Option<Figure>,
 }
 
 /// One operation in several cases, of which the first is what the others are compared with.

@@ -26,11 +26,12 @@ pub fn of(figures: &Figures, baseline: Option<&Figures>) -> String {
     text
 }
 
-const CELLS: [&str; 7] = [
+const CELLS: [&str; 8] = [
     "instructions of one",
     "plain",
     "spliced",
     "AF_UNIX",
+    "pipe",
     "plain / spliced",
     "kept",
     "change",
@@ -91,6 +92,9 @@ fn row(cell: &Cell, kept: Option<&Cell>) -> Vec<String> {
         cell.plain.to_string(),
         cell.spliced.to_string(),
         cell.unix.to_string(),
+        cell.pipe
+            .as_ref()
+            .map_or("-".to_owned(), ToString::to_string),
         format!("{:.2}", plain / spliced),
         kept,
         change,

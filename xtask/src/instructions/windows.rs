@@ -99,7 +99,7 @@ pub fn join(windows: &str, counts: &str, qemu: String) -> Result<Figures> {
 }
 
 impl Cell {
-    /// Those whose cases are the three ways.
+    /// Those whose cases are the ways; pipes may be missing.
     fn of(group: &Group) -> Option<Self> {
         let figure = |way: &str| {
             let case = group.cases.iter().find(|case| case.name == way)?;
@@ -110,6 +110,7 @@ impl Cell {
             plain: figure("plain")?,
             spliced: figure("spliced")?,
             unix: figure("unix")?,
+            pipe: figure("pipe"),
         })
     }
 }
