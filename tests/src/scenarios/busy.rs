@@ -37,8 +37,12 @@ pub const ALL: &[Scenario] = &[
     Scenario::each("in_poll", in_poll).reconfigures(),
     Scenario::each("in_select", in_select).reconfigures(),
     Scenario::each("in_io_uring", in_io_uring).reconfigures(),
-    Scenario::each("as_learnt", as_learnt).reconfigures(),
-    Scenario::each("as_both_learnt", as_both_learnt).reconfigures(),
+    Scenario::each("as_learnt", as_learnt)
+        .reconfigures()
+        .limit(120),
+    Scenario::each("as_both_learnt", as_both_learnt)
+        .reconfigures()
+        .limit(120),
     Scenario::one("sysctl_is_put_back", sysctl_is_put_back).reconfigures(),
     Scenario::each(
         "long_budget_ends_for_everything",
@@ -376,7 +380,7 @@ impl Answerer {
     }
 }
 
-/// Round trips between two processors, until `rounds` are over or, of some in a row, most answers woke nobody.
+/// Round trips between two processors, until `rounds` are over, [`PATIENCE`] is, or, of some in a row, most answers woke nobody.
 fn answers(env: &Env, answerer: Answerer, rounds: u64) -> Result<Answers> {
     let Conn { client, server } = env.conn()?;
     let port = client.local_addr()?.port();
@@ -390,7 +394,7 @@ fn answers(env: &Env, answerer: Answerer, rounds: u64) -> Result<Answers> {
         stay_on(0)?;
         let (mut short, mut chances) = (0, 0);
         let mut before = woken(port)?;
-        let mut caught = false;
+        let (mut caught, first) = (false, Instant::now());
         for round in 0..rounds {
             let begun = Instant::now();
             PATTERN.write(&client, round, 1)?;
@@ -403,7 +407,7 @@ fn answers(env: &Env, answerer: Answerer, rounds: u64) -> Result<Answers> {
                 chances += u32::from(short > LOOK * 9 / 10);
                 short = 0;
             }
-            if caught {
+            if caught || first.elapsed() > PATIENCE {
                 break;
             }
         }
@@ -426,6 +430,9 @@ const SPIN_MOST: u64 = 1000;
 /// A round trip of which no part is longer than that.
 const SHORT: Duration = Duration::from_micros(SPIN_MOST / 2);
 
+/// A machine on which so many round trips take so long is one on which nobody is answered fast.
+const PATIENCE: Duration = Duration::from_secs(30);
+
 /// So many times a machine may be quick enough before the ends have learnt.
 const CHANCES: u32 = 5;
 
@@ -437,8 +444,8 @@ fn spinning(us: u64, env: &Env, answerer: Answerer, rounds: u64) -> Result<Answe
     result
 }
 
-/// Without a budget, an end that is answered fast learns to spin; but not when that is switched off. Nothing here depends on how fast the
-/// machine wakes a thread, or on what else it does: the other end does not sleep. Only a kernel with checkers may be too slow for it.
+/// Without a budget, an end that is answered fast learns to spin; but not when that is switched off. The other end does not sleep, so it does not
+/// matter how fast the machine wakes a thread, only that it lets both threads run at once.
 fn as_learnt(env: &Env) -> Result<Claim> {
     let rounds = pace::count(100, 20) * LOOK;
     let Answers {
@@ -447,7 +454,7 @@ fn as_learnt(env: &Env) -> Result<Claim> {
         chances,
     } = spinning(SPIN_MOST, env, Answerer::Polls, rounds)?;
     ensure!(
-        caught || (pace::checked_kernel() && chances < CHANCES),
+        caught || chances < CHANCES,
         "most answers found nobody spinning: {spun:?} us in all"
     );
     // The list has it at the end whose bytes were awaited.

@@ -8,6 +8,7 @@ use std::thread;
 
 use anyhow::{Context, Error, Result, ensure};
 use tcp_splice_world::counters::Counters;
+use tcp_splice_world::pace;
 use tcp_splice_world::pattern::Pattern;
 use tcp_splice_world::policy::{self, CTL};
 use tcp_splice_world::program::run;
@@ -23,6 +24,8 @@ pub const ALL: &[Scenario] = &[Scenario::one("a_million_messages", a_million_mes
 const WORKERS: usize = 10;
 const CONNECTIONS: usize = 10;
 const MESSAGES: u64 = 1_000_000;
+/// The same on a kernel with checkers, where each takes a millisecond.
+const MESSAGES_CHECKED: u64 = 200_000;
 /// How often the module is replaced at least; there are more messages if need be.
 const TIMES: u64 = 10;
 /// Round trips on a connection before it is closed and another one takes its place, which may be spliced anew.
@@ -35,6 +38,8 @@ const SIZES: [usize; 5] = [64, 1, 700, 20, 3000];
 /// What all threads know.
 struct Shared {
     messages: AtomicU64,
+    /// How many there are to be.
+    wanted: u64,
     /// How often the module was replaced.
     times: AtomicU64,
     failed: AtomicBool,
@@ -46,7 +51,7 @@ impl Shared {
     fn is_over(&self) -> bool {
         let messages = self.messages.load(Ordering::Relaxed);
         let times = self.times.load(Ordering::Relaxed);
-        (messages >= MESSAGES && times >= TIMES) || self.failed.load(Ordering::Relaxed)
+        (messages >= self.wanted && times >= TIMES) || self.failed.load(Ordering::Relaxed)
     }
 
     fn note(&self, error: Error) {
@@ -162,6 +167,7 @@ fn replace(shared: &Shared) -> Result<()> {
 fn a_million_messages(env: &Env) -> Result<Claim> {
     let shared = Shared {
         messages: AtomicU64::new(0),
+        wanted: pace::count(MESSAGES, MESSAGES_CHECKED),
         times: AtomicU64::new(0),
         failed: AtomicBool::new(false),
         first: Mutex::new(None),
