@@ -43,6 +43,9 @@ pub struct Options {
     /// Also keep the kernel's symbols, as they are at the end
     #[arg(long)]
     symbols: bool,
+    /// Count no pipes, with which the others are only compared
+    #[arg(long)]
+    without_pipes: bool,
     /// Only cells whose name contains this; may be given several times
     #[arg(long)]
     only: Vec<String>,
@@ -119,7 +122,8 @@ fn cells(options: &Options, figures: &mut Vec<Figure>) -> Result<()> {
         if !options.wants(&cell.to_string()) {
             continue;
         }
-        for way in Way::ALL.into_iter().filter(|way| cell.goes(*way)) {
+        let goes = |way: &Way| cell.goes(*way) && !(options.without_pipes && *way == Way::Pipe);
+        for way in Way::ALL.into_iter().filter(goes) {
             let counters =
                 figure(options, cell, way).with_context(|| format!("{cell}, {}", way.name()))?;
             figures.push(Figure {

@@ -26,7 +26,7 @@ const STREAM: usize = 16 << 20;
 
 impl Cell {
     /// All of them, in the order of the table.
-    pub const ALL: [Self; 11] = [
+    pub const ALL: [Self; 12] = [
         Self::RoundTrip(1),
         Self::RoundTrip(64),
         Self::RoundTrip(1024),
@@ -34,6 +34,7 @@ impl Cell {
         Self::RoundTrip(65_536),
         Self::Epoll(64),
         Self::Ready(64),
+        Self::Stream(64),
         Self::Stream(1024),
         Self::Stream(16_384),
         Self::Stream(65_536),
