@@ -87,7 +87,7 @@ enum Task {
         #[arg(last = true)]
         more: Vec<String>,
     },
-    /// Count the instructions of one message over plain TCP, spliced, and AF_UNIX (always in emulation)
+    /// Count the instructions of one message over plain TCP, spliced, AF_UNIX and pipes (always in emulation)
     Instructions {
         #[command(flatten)]
         options: instructions::Options,

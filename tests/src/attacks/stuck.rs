@@ -34,6 +34,9 @@ const PAUSE: Duration = Duration::from_secs(2);
 /// Connections of the attacker in its next namespace, and of the honest tenant.
 const SOME: u16 = 20;
 
+/// Of what an honest connection carries, 400 bytes, so many at least go through its ring.
+const LEAST: u64 = 200;
+
 /// The attacker's orders: connections of one socket, or a new network namespace.
 const CONNECT: u32 = 0;
 const MOVE: u32 = 1;
@@ -92,7 +95,7 @@ fn holds_up_others(env: &Env) -> Result<Claim> {
         );
     }
     ensure!(since("pairs_made")? == pairs, "the attacker goes on");
-    let refused = since("refused_held_up")?;
+    let (refused, bytes) = (since("refused_held_up")?, since("ring_bytes")?);
     let listener = tenant.listen()?;
     for number in 0..SOME {
         let client = tenant.connect(40_000 + number)?;
@@ -107,6 +110,11 @@ fn holds_up_others(env: &Env) -> Result<Claim> {
         "{paired} of {SOME} honest ones are spliced"
     );
     ensure!(same == refused, "{} of them were held up", same - refused);
+    let bytes = since("ring_bytes")? - bytes;
+    ensure!(
+        bytes >= LEAST * u64::from(SOME),
+        "only {bytes} of their bytes went through rings"
+    );
     drop(attacker);
     absent::go_on(stuck)?;
     Ok(Claim::ring(0).pairs(pairs + paired).tcp(usize::MAX / 2))

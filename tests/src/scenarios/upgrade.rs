@@ -24,7 +24,7 @@ pub const ALL: &[Scenario] = &[Scenario::one("a_million_messages", a_million_mes
 const WORKERS: usize = 10;
 const CONNECTIONS: usize = 10;
 const MESSAGES: u64 = 1_000_000;
-/// The same on a kernel with checkers, where each takes a millisecond.
+/// The same on a kernel with checkers, where everything takes many times longer.
 const MESSAGES_CHECKED: u64 = 200_000;
 /// How often the module is replaced at least; there are more messages if need be.
 const TIMES: u64 = 10;
