@@ -70,6 +70,30 @@ u64 ts_tx_view(const struct sock *sk, struct sock *const *peer)
 	return (u64)flags << 32 | READ_ONCE(tcp_sk(sk)->write_seq);
 }
 
+/*
+ * Is there nothing in ts_tx_view() that keeps a message out of a ring that is in use, and write_seq at @border? The usual case in few
+ * branches; false where it does not know. What ts_peer_wants_packets() asks is asked here, too.
+ */
+bool ts_tx_is_quiet(const struct sock *sk, struct sock *const *peer, u32 border)
+{
+	const struct sock *to;
+	unsigned long odd;
+
+	odd = READ_ONCE(sk->sk_err) | (READ_ONCE(sk->sk_shutdown) & SEND_SHUTDOWN) | (inet_sk_state_load(sk) ^ TCP_ESTABLISHED);
+	odd |= (READ_ONCE(sk->sk_tsflags) & TS_TX_STAMPS) | READ_ONCE(sk->sk_bpf_cb_flags) | ts_tcp_flag(sk, repair);
+	odd |= (READ_ONCE(sk->sk_allocation) ^ GFP_KERNEL) | (READ_ONCE(tcp_sk(sk)->write_seq) ^ border);
+	rcu_read_lock();
+	to = READ_ONCE(*peer);
+	if (likely(to))
+		odd |= ((unsigned long)READ_ONCE(to->sk_data_ready) ^ (unsigned long)ts_default.data_ready) |
+		       (unsigned long)rcu_access_pointer(to->sk_filter) | (READ_ONCE(to->sk_flags) & BIT(SOCK_RCVTSTAMP)) |
+		       READ_ONCE(to->sk_shutdown) | (READ_ONCE(to->sk_tsflags) & TS_RX_STAMPS);
+	else
+		odd = 1;
+	rcu_read_unlock();
+	return !odd;
+}
+
 void ts_rx_view(const struct sock *sk, struct ts_rx_view *view)
 {
 	const struct tcp_sock *tp = tcp_sk(sk);

@@ -64,6 +64,7 @@ void ts_facts(const struct bpf_sock_ops_kern *ctx, struct ts_facts *facts);
 
 /* Flags in the upper half, write_seq in the lower one. */
 u64 ts_tx_view(const struct sock *sk, struct sock *const *peer);
+bool ts_tx_is_quiet(const struct sock *sk, struct sock *const *peer, u32 border);
 
 #define TS_RX_ERR		(1U << 0)	/* sk_err */
 #define TS_RX_DONE		(1U << 1)	/* a FIN was received */
@@ -126,6 +127,7 @@ unsigned long ts_registry_lock(void);
 void ts_registry_unlock(unsigned long flags);
 u32 ts_registry_hash(u32 active_seq, u32 passive_seq);
 void ts_registry_init(void);
+void ts_copy_init(void);
 
 /* ---- lane locks: 0 and 1 send, 2 and 3 receive ---- */
 

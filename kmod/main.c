@@ -411,6 +411,7 @@ static int __init ts_init(void)
 	if (err)
 		goto exit_pairs;
 	ts_registry_init();
+	ts_copy_init();
 	err = tcp_splice_init();
 	if (err)
 		goto exit_pairs;

@@ -142,7 +142,8 @@ mod ways {
         assert!(to.len() == from.len() && from.len() >= 8);
         // SAFETY: as above.
         unsafe {
-            std::arch::asm!("2:", "mov {word}, [rsi]", "mov [rdi], {word}", "add rsi, 8", "add rdi, 8", "dec rcx", "jnz 2b",
+            std::arch::asm!("lea rsi, [rsi + 8 * rcx]", "lea rdi, [rdi + 8 * rcx]", "neg rcx",
+                "2:", "mov {word}, [rsi + 8 * rcx]", "mov [rdi + 8 * rcx], {word}", "inc rcx", "jnz 2b",
                 "mov {word}, [rsi + {rest} - 8]", "mov [rdi + {rest} - 8], {word}",
                 word = out(reg) _, rest = in(reg) from.len() % 8, inout("rcx") from.len() / 8 => _,
                 inout("rdi") to.as_mut_ptr() => _, inout("rsi") from.as_ptr() => _, options(nostack));

@@ -50,6 +50,15 @@ pub enum Snapshot {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Use(u64);
 
+impl Use {
+    /// None: no hand-off word is this one.
+    pub const NONE: Use = Use(u64::MAX);
+}
+
+/// The hand-off word as it was at one moment. Equal values mean that nothing changed in between.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Mark(u64);
+
 /// The hand-off word of a lane. All zeroes is [`Snapshot::Tcp`].
 pub struct Handoff {
     word: AtomicU64,
@@ -122,14 +131,19 @@ impl Handoff {
         self.use_of_ring().is_some()
     }
 
-    /// Receiver: what `prod` says, if the use of the ring that is `settled` still lasted after that. Then all of it belongs to this
-    /// use, and TCP need not be looked at.
-    pub fn settled_prod(&self, settled: Option<Use>, prod: impl FnOnce() -> u64) -> Option<u64> {
-        let prod = prod();
-        (settled.is_some() && settled == self.use_of_ring()).then_some(prod)
+    /// Anyone: to be compared with a later one.
+    pub fn mark(&self) -> Mark {
+        Mark(self.word.load(Ordering::Acquire))
     }
 
-    /// Anyone: which use of the ring this is, if it is in use. Equal values mean that nothing changed in between.
+    /// Receiver: what `prod` says, if the use of the ring that is `settled` still lasted after that. Then all of it belongs to this
+    /// use, and TCP need not be looked at.
+    pub fn settled_prod(&self, settled: Use, prod: impl FnOnce() -> u64) -> Option<u64> {
+        let prod = prod();
+        (self.word.load(Ordering::Acquire) == settled.0).then_some(prod)
+    }
+
+    /// Anyone: which use of the ring this is, if it is in use.
     pub fn use_of_ring(&self) -> Option<Use> {
         let word = self.word.load(Ordering::Acquire);
         (word & MODE_MASK == MODE_RING).then_some(Use(word))

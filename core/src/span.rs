@@ -16,6 +16,8 @@ pub struct Geometry {
     capacity_log2: u32,
     chunk_log2: u32,
     head_bytes: u64,
+    /// Number of slots less one.
+    slot_mask: usize,
 }
 
 /// The head's number, beyond those of all chunks.
@@ -55,6 +57,9 @@ impl Geometry {
             } else {
                 0
             },
+            slot_mask: 2usize
+                .wrapping_shl(capacity_log2.wrapping_sub(chunk_log2))
+                .wrapping_sub(1),
         })
     }
 
@@ -85,12 +90,12 @@ impl Geometry {
 
     /// Number of slots: unread bytes begin and end within a chunk, so there is one chunk more than fits the capacity; rounded up.
     pub const fn slots(self) -> usize {
-        2usize.wrapping_shl(self.capacity_log2.wrapping_sub(self.chunk_log2))
+        self.slot_mask.wrapping_add(1)
     }
 
-    /// The slot of a chunk.
+    /// The slot of a chunk, below [`Self::slots`].
     pub const fn slot(self, chunk: u64) -> usize {
-        chunk as usize & self.slots().wrapping_sub(1)
+        chunk as usize & self.slot_mask
     }
 
     /// The chunk of a position.

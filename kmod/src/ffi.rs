@@ -4,6 +4,7 @@
 //! Kernel objects are opaque. Where a function may sleep, or needs a lock, it says so.
 
 use core::ffi::{c_char, c_int, c_long, c_uint, c_ulong, c_void};
+use core::mem::MaybeUninit;
 use core::sync::atomic::AtomicPtr;
 
 /// `struct sock`.
@@ -85,9 +86,15 @@ pub(crate) struct RxView {
     pub(crate) disconnects: u32,
 }
 
-/// `struct ts_wait`: room for a `struct wait_queue_entry`.
+/// `struct ts_wait`: room for a `struct wait_queue_entry`, which `ts_wait_begin` makes.
 #[repr(C)]
-pub(crate) struct Wait(pub(crate) [u64; 8]);
+pub(crate) struct Wait(MaybeUninit<[u64; 8]>);
+
+impl Wait {
+    pub(crate) const fn new() -> Self {
+        Wait(MaybeUninit::uninit())
+    }
+}
 
 pub(crate) const TX_ERR: u32 = 1 << 0;
 pub(crate) const TX_SHUT: u32 = 1 << 1;
@@ -156,6 +163,12 @@ unsafe extern "C" {
     /// Fills in what is known of the socket. Within the sock_ops program; does not sleep.
     pub(crate) fn ts_facts(ctx: *const SockOps, facts: *mut Facts);
     pub(crate) fn ts_tx_view(sk: *const Sock, peer: *const AtomicPtr<Sock>) -> u64;
+    /// False where it does not know.
+    pub(crate) fn ts_tx_is_quiet(
+        sk: *const Sock,
+        peer: *const AtomicPtr<Sock>,
+        border: u32,
+    ) -> bool;
     pub(crate) fn ts_rx_view(sk: *const Sock, view: *mut RxView);
     pub(crate) fn ts_tcp_inq(sk: *mut Sock) -> c_int;
     /// 0, a negative errno, or -EAGAIN if there is no end after all. Takes the socket's lock; sleeps.

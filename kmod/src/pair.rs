@@ -99,7 +99,7 @@ pub(crate) struct Rx {
     /// Equals the `cons` word's byte count.
     pub(crate) cons: u64,
     /// The use of the ring whose TCP bytes have all been read.
-    pub(crate) settled: Option<Use>,
+    pub(crate) settled: Use,
 }
 
 /// One direction.
@@ -187,7 +187,7 @@ impl Lane {
             receiving: Receiving {
                 rx: UnsafeCell::new(Rx {
                     cons: 0,
-                    settled: None,
+                    settled: Use::NONE,
                 }),
                 spin: AtomicU32::new(Spin::NEW.to_word()),
                 is_spun: AtomicBool::new(false),
@@ -313,6 +313,7 @@ impl Lane {
     }
 
     /// Sender: something was published.
+    #[inline(always)]
     pub(crate) fn published(&self) {
         // SAFETY: no requirements.
         let cpu = unsafe { ffi::ts_cpu() };
@@ -624,6 +625,7 @@ impl<'a> Link<'a> {
 
     /// All there was has been read, and the other end sleeps for the answer: wakes it now if that proved right before. `waited`: this
     /// call had to wait for what it read.
+    #[inline(never)]
     pub(crate) fn wake_ahead(self, waited: bool) {
         let lane = self.outbound();
         let parked = lane.parked.load(Ordering::Relaxed);

@@ -15,7 +15,7 @@ use core::ffi::{c_int, c_long, c_ulong};
 use core::hint::spin_loop;
 use core::ptr;
 use core::sync::atomic::Ordering;
-use tcp_splice_core::handoff::{Next, Seen, Snapshot, Source, TcpView};
+use tcp_splice_core::handoff::{Mark, Next, Seen, Snapshot, Source, TcpView, Use};
 
 mod peek;
 mod pipe;
@@ -27,10 +27,12 @@ const SPINS: u32 = 32;
 pub(crate) const OWNER_SPIN_US: u64 = 30;
 
 /// Everything a reader decides from.
-#[derive(Clone, Copy, PartialEq, Eq)]
+#[derive(Clone, Copy)]
 pub(crate) struct Look {
     pub(crate) tcp: RxView,
     pub(crate) seen: Seen,
+    /// No later than `seen`.
+    mark: Mark,
 }
 
 /// A socket and the lane it reads from.
@@ -38,6 +40,7 @@ struct Eyes<'a> {
     sk: *const Sock,
     lane: &'a Lane,
     tcp: RxView,
+    mark: Mark,
 }
 
 impl Source for Eyes<'_> {
@@ -57,6 +60,7 @@ impl Source for Eyes<'_> {
 
     fn lane(&mut self) -> Snapshot {
         Point::SeenProd.pass();
+        self.mark = self.lane.handoff.mark();
         self.lane.handoff.snapshot()
     }
 }
@@ -68,12 +72,24 @@ impl Look {
             sk,
             lane,
             tcp: RxView::default(),
+            mark: lane.handoff.mark(),
         };
         let seen = Seen::of(&mut eyes);
         Look {
             tcp: eyes.tcp,
             seen,
+            mark: eyes.mark,
         }
+    }
+
+    /// Would another look see anything else? Any context.
+    fn is_over(&self, sk: *const Sock, lane: &Lane) -> bool {
+        let mut tcp = RxView::default();
+        // SAFETY: the caller's own socket.
+        unsafe { ffi::ts_rx_view(sk, &mut tcp) };
+        lane.cursors.prod().bytes != self.seen.prod()
+            || lane.handoff.mark() != self.mark
+            || tcp != self.tcp
     }
 
     /// Bytes in TCP's queue, a FIN counting as one.
@@ -143,7 +159,12 @@ extern "C" fn tcp_splice_recvmsg(
     let (Some(link), 0) = (link, flags & (ffi::MSG_OOB | ffi::MSG_ERRQUEUE)) else {
         return ffi::BASE;
     };
-    Recv {
+    let mut rx = link.lock_rx();
+    if let Some(got) = at_once(link, sk, msg, len, flags, &mut rx) {
+        let_go(link, rx, false);
+        return got as c_int;
+    }
+    let recv = Recv {
         link,
         lane: link.inbound(),
         sk,
@@ -156,13 +177,91 @@ extern "C" fn tcp_splice_recvmsg(
         copied: 0,
         from_ring: 0,
         control: None,
+    };
+    recv.run(rx)
+}
+
+/// Not for [`at_once`].
+const UNUSUAL: c_int = ffi::MSG_PEEK | ffi::MSG_TRUNC | ffi::MSG_WAITALL;
+
+/// The usual case, in few instructions: the ring is in use, TCP's bytes before it are read, and a piece of what it has is all that there is or
+/// that the caller has room for. `None`: not so, and nothing was done.
+#[inline(always)]
+fn at_once(
+    link: Link<'_>,
+    sk: *const Sock,
+    msg: *mut Msg,
+    len: usize,
+    flags: c_int,
+    rx: &mut Rx,
+) -> Option<usize> {
+    let there = settled(link.inbound(), rx)?;
+    let want = there.min(len as u64);
+    // SAFETY: the caller's own socket and message.
+    if flags & UNUSUAL != 0
+        || want.wrapping_sub(1) >= PIECE
+        || unsafe { ffi::ts_recv_extras(sk, msg) } != 0
+        || (want < len as u64 && want < target(sk, len, false) as u64)
+    {
+        return None;
     }
-    .run()
+    let ring = link.inbound().ring()?;
+    // SAFETY: receive lock held, these bytes are published and not given back, the message is the caller's.
+    if !unsafe { ring.drain_at_once(rx.cons, want as usize, msg) } {
+        return None;
+    }
+    give_back(link, ring, rx, want, there.wrapping_sub(want));
+    Some(want as usize)
+}
+
+/// While one use of the ring lasts and TCP's bytes before it are read, only the ring counts: its unread bytes.
+fn settled(lane: &Lane, rx: &Rx) -> Option<u64> {
+    let prod = || {
+        let prod = lane.cursors.prod().bytes;
+        Point::SeenProd.pass();
+        prod
+    };
+    let prod = lane.handoff.settled_prod(rx.settled, prod)?;
+    (prod > rx.cons).then(|| prod.wrapping_sub(rx.cons))
+}
+
+/// Gives the next `bytes` bytes, of which nothing is needed any more, back to the sender; `unread` more are there.
+#[inline(always)]
+fn give_back(link: Link<'_>, ring: &Ring, rx: &mut Rx, bytes: u64, unread: u64) {
+    let cursors = &link.inbound().cursors;
+    let end = rx.cons.wrapping_add(bytes);
+    ring.let_go(end, unread);
+    let wanted = cursors.consume(rx.cons, bytes);
+    rx.cons = end;
+    if wanted {
+        Point::GivenBack.pass();
+        if cursors.is_worth_waking(ring.capacity(), end) {
+            // SAFETY: a slot of the pair.
+            unsafe { ffi::ts_notify_writeable(link.peer_slot()) };
+        }
+    }
+}
+
+/// Ends a call that has given bytes back; `waited`: it had to wait for them.
+#[inline(always)]
+fn let_go(link: Link<'_>, rx: Guard<'_, Rx>, waited: bool) {
+    let emptied = rx.cons == link.inbound().cursors.prod().bytes;
+    drop(rx);
+    if emptied {
+        link.wake_ahead(waited);
+    }
+}
+
+/// Bytes that must be there before a call for `len` may return.
+fn target(sk: *const Sock, len: usize, waitall: bool) -> usize {
+    let len = c_int::try_from(len).unwrap_or(c_int::MAX);
+    // SAFETY: the caller's own socket.
+    usize::try_from(unsafe { ffi::ts_rcvlowat(sk, waitall, len) }).unwrap_or(1)
 }
 
 impl<'a> Recv<'a> {
-    fn run(mut self) -> c_int {
-        let mut rx = self.link.lock_rx();
+    #[inline(never)]
+    fn run(mut self, mut rx: Guard<'a, Rx>) -> c_int {
         let (mut timeout, mut waited) = (None, false);
         let result = loop {
             let look = match self.take(&mut rx) {
@@ -184,6 +283,12 @@ impl<'a> Recv<'a> {
             waited = true;
             timeout = Some(self.wait(&look, left));
             rx = self.link.lock_rx();
+            if let (To::Msg(msg), 0) = (self.to, self.copied) {
+                if let Some(got) = at_once(self.link, self.sk, msg, self.len, self.flags, &mut rx) {
+                    let_go(self.link, rx, true);
+                    return got as c_int;
+                }
+            }
         };
         // As tcp_recvmsg_locked() after it has waited; a call that has not yet is made again, by ts_recvmsg().
         let result = if result == -ESTALE && waited {
@@ -196,12 +301,10 @@ impl<'a> Recv<'a> {
         } else {
             0
         };
-        let emptied = self.from_ring > 0
-            && !self.is(ffi::MSG_PEEK)
-            && rx.cons == self.lane.cursors.prod().bytes;
-        drop(rx);
-        if emptied {
-            self.link.wake_ahead(waited);
+        if self.from_ring > 0 && !self.is(ffi::MSG_PEEK) {
+            let_go(self.link, rx, waited);
+        } else {
+            drop(rx);
         }
         if extras & ffi::EXTRA_INQ != 0 {
             self.report_inq();
@@ -253,10 +356,7 @@ impl<'a> Recv<'a> {
         if matches!(self.to, To::Pipe(_)) {
             return 1;
         }
-        let len = c_int::try_from(self.len).unwrap_or(c_int::MAX);
-        // SAFETY: the caller's own socket.
-        let target = unsafe { ffi::ts_rcvlowat(self.sk, self.is(ffi::MSG_WAITALL), len) };
-        usize::try_from(target).unwrap_or(1)
+        target(self.sk, self.len, self.is(ffi::MSG_WAITALL))
     }
 
     /// Takes what there is. `Ok` with what was seen last: nothing more to take, not enough yet, and no end in sight.
@@ -273,7 +373,8 @@ impl<'a> Recv<'a> {
                         .lane
                         .handoff
                         .use_of_ring()
-                        .filter(|_| matches!(look.seen.lane(), Snapshot::Ring { .. }));
+                        .filter(|_| matches!(look.seen.lane(), Snapshot::Ring { .. }))
+                        .unwrap_or(Use::NONE);
                     self.take_ring(rx, bytes)?;
                     if self.rest() == 0 {
                         return Err(Stop::Done);
@@ -302,16 +403,10 @@ impl<'a> Recv<'a> {
         }
     }
 
-    /// The quick way: while one use of the ring lasts and TCP's bytes before it are read, only the ring counts.
+    /// The quick way.
     fn take_settled(&mut self, rx: &mut Rx) -> Result<(), Stop> {
-        let prod = || {
-            let prod = self.lane.cursors.prod().bytes;
-            Point::SeenProd.pass();
-            prod
-        };
-        let bytes = match self.lane.handoff.settled_prod(rx.settled, prod) {
-            Some(prod) if prod > rx.cons => prod.wrapping_sub(rx.cons),
-            _ => return Ok(()),
+        let Some(bytes) = settled(self.lane, rx) else {
+            return Ok(());
         };
         self.take_ring(rx, bytes)?;
         if self.rest() == 0 || self.copied >= self.target() {
@@ -339,15 +434,9 @@ impl<'a> Recv<'a> {
         while bytes > 0 && self.rest() > 0 {
             let got = self.copy(ring, rx.cons, bytes.min(self.rest() as u64))?;
             bytes = bytes.wrapping_sub(got as u64);
-            ring.let_go(rx.cons.wrapping_add(got as u64), bytes);
-            let wanted = self.lane.cursors.consume(rx.cons, got as u64);
-            rx.cons = rx.cons.wrapping_add(got as u64);
             self.copied = self.copied.wrapping_add(got);
             self.from_ring = self.from_ring.wrapping_add(got);
-            if wanted {
-                Point::GivenBack.pass();
-                self.space_freed(rx, ring);
-            }
+            give_back(self.link, ring, rx, got as u64, bytes);
         }
         Ok(())
     }
@@ -363,14 +452,6 @@ impl<'a> Recv<'a> {
         match unsafe { ring.drain(pos, want.min(PIECE), to) } {
             Copied::Bytes(got) => Ok(got),
             _ => Err(Stop::Result(-EFAULT)),
-        }
-    }
-
-    /// Somebody waits for space.
-    fn space_freed(&self, rx: &Rx, ring: &Ring) {
-        if self.lane.cursors.is_worth_waking(ring.capacity(), rx.cons) {
-            // SAFETY: a slot of the pair.
-            unsafe { ffi::ts_notify_writeable(self.link.peer_slot()) };
         }
     }
 
@@ -419,22 +500,22 @@ impl<'a> Recv<'a> {
 
     /// Spins, then sleeps, until something differs from `look`. No lane lock held. Returns the jiffies left.
     fn wait(&mut self, look: &Look, timeout: c_long) -> c_long {
-        if self.spin_while_sending(look) || self.spin(look) || self.spin_as_learnt(look) {
+        if self.spin_while_sending(look) || self.spin(look) {
             return timeout;
         }
         self.lane.parked.store(true, Ordering::Relaxed);
         self.kept.keep(self.link);
         Point::Parking.pass();
-        let mut wait = Wait([0; 8]);
+        let mut wait = Wait::new();
         let mut left = timeout;
         // SAFETY: the caller's own socket; `wait` stays on this frame until it is ended.
         unsafe {
             ffi::ts_wait_begin(self.sk, &mut wait);
             Point::Parked.pass();
             // On the queue and ready to sleep: what changed before is seen here, what changes from now on wakes us.
-            if Look::at(self.sk, self.lane) == *look && !self.is_for_tcp() {
+            if !look.is_over(self.sk, self.lane) && !self.is_for_tcp() {
                 left = ffi::ts_sleep(self.call, left);
-                let came = self.has_more_than(look) || Look::at(self.sk, self.lane) != *look;
+                let came = self.has_more_than(look) || look.is_over(self.sk, self.lane);
                 self.lane.judge_wake(came);
             }
             ffi::ts_wait_end(self.sk, &mut wait);
@@ -450,15 +531,17 @@ impl<'a> Recv<'a> {
         left().is_none() && self.spin_for(OWNER_SPIN_US, look, left)
     }
 
-    /// Busy polls within the connection's budget; `true` if something came.
+    /// Busy polls within the connection's budget, or without one for as long as has proved right; `true` if something came.
     fn spin(&self, look: &Look) -> bool {
-        let budget = u64::from(self.lane.busy_poll_us(self.sk));
-        budget > 0 && self.spin_for(budget, look, || self.has_news(look))
+        match self.lane.busy_poll_us(self.sk) {
+            0 => self.spin_as_learnt(look),
+            budget => self.spin_for(u64::from(budget), look, || self.has_news(look)),
+        }
     }
 
     /// Something differs from `look`, or the lane was handed back: then there is nothing to wait for here.
     fn has_news(&self, look: &Look) -> Option<bool> {
-        (Look::at(self.sk, self.lane) != *look || self.is_for_tcp()).then_some(true)
+        (look.is_over(self.sk, self.lane) || self.is_for_tcp()).then_some(true)
     }
 
     /// Spins for as long as answers have taken lately, on a processor that nobody else wants, while the other end may answer on another one;
@@ -467,7 +550,7 @@ impl<'a> Recv<'a> {
         let lane = self.lane;
         // SAFETY: no requirements.
         let max = unsafe { ffi::ts_spin_us() };
-        if max == 0 || lane.busy_poll_us(self.sk) != 0 || !lane.comes_from_elsewhere() {
+        if max == 0 || !lane.comes_from_elsewhere() {
             return false;
         }
         // SAFETY: no requirements.

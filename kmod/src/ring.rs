@@ -264,9 +264,8 @@ impl Ring {
         let head = self.head.load(Ordering::Relaxed);
         table.head.store(head, Ordering::Relaxed);
         for chunk in supply.in_use() {
-            if let (Some(from), Some(to)) = (self.slot(chunk), table.slot(chunk)) {
-                to.store(from.load(Ordering::Relaxed), Ordering::Relaxed);
-            }
+            let memory = self.slot(chunk).load(Ordering::Relaxed);
+            table.slot(chunk).store(memory, Ordering::Relaxed);
         }
         Some(larger)
     }
@@ -307,16 +306,12 @@ impl Ring {
         self.smaller.is_some()
     }
 
-    fn slot(&self, chunk: u64) -> Option<&AtomicPtr<u8>> {
+    fn slot(&self, chunk: u64) -> &AtomicPtr<u8> {
         if chunk == HEAD {
-            return Some(&self.head);
+            return &self.head;
         }
-        let index = self.geometry.slot(chunk);
-        if index >= self.geometry.slots() {
-            return None;
-        }
-        // SAFETY: `geometry.slots()` pointers follow the header, and `index` is below that.
-        Some(unsafe { &*self.chunks.as_ptr().add(index) })
+        // SAFETY: `geometry.slots()` pointers follow the header, and the slot of any chunk is below that.
+        unsafe { &*self.chunks.as_ptr().add(self.geometry.slot(chunk)) }
     }
 
     /// Bytes of a chunk's memory, or of the head's.
@@ -330,7 +325,7 @@ impl Ring {
 
     /// Frees a chunk's memory, if its slot has any. The slot is the caller's.
     fn empty(&self, chunk: u64) {
-        let Some(slot) = self.slot(chunk) else { return };
+        let slot = self.slot(chunk);
         let memory = slot.load(Ordering::Relaxed);
         if !memory.is_null() {
             slot.store(ptr::null_mut(), Ordering::Relaxed);
@@ -341,8 +336,15 @@ impl Ring {
 
     /// Receiver, about to give back the bytes up to `end` while `unread` more are there: a ring that grew for a receiver that was late
     /// lets go of its memory as that one catches up. Not of what a pipe has: that counts (`Lent`).
+    #[inline(always)]
     pub(crate) fn let_go(&self, end: u64, unread: u64) {
-        let Some(smaller) = self.smaller else { return };
+        if let Some(smaller) = self.smaller {
+            self.let_go_grown(smaller, end, unread);
+        }
+    }
+
+    #[inline(never)]
+    fn let_go_grown(&self, smaller: NonNull<Ring>, end: u64, unread: u64) {
         // SAFETY: lives as long as this one.
         if self.geometry.is_border(end) && unread > unsafe { smaller.as_ref() }.capacity() {
             self.empty_unless_lent(self.geometry.chunk(end).wrapping_sub(1));
@@ -350,9 +352,7 @@ impl Ring {
     }
 
     fn empty_unless_lent(&self, chunk: u64) {
-        let memory = self
-            .slot(chunk)
-            .map_or(ptr::null_mut(), |slot| slot.load(Ordering::Relaxed));
+        let memory = self.slot(chunk).load(Ordering::Relaxed);
         // SAFETY: the chunk is the caller's, and so alive.
         if !memory.is_null() && !unsafe { ffi::ts_chunk_is_lent(memory) } {
             self.empty(chunk);
@@ -373,9 +373,7 @@ impl Ring {
     pub(crate) fn rest(&self, tx: &mut Tx, lends: &AtomicBool) {
         self.empty(HEAD);
         for chunk in tx.supply.in_use() {
-            let memory = self
-                .slot(chunk)
-                .map_or(ptr::null_mut(), |slot| slot.swap(ptr::null_mut(), Ordering::Relaxed));
+            let memory = self.slot(chunk).swap(ptr::null_mut(), Ordering::Relaxed);
             if memory.is_null() {
                 continue;
             }
@@ -406,7 +404,7 @@ impl Ring {
         cursors: &Cursors,
         lends: &AtomicBool,
     ) -> Option<NonNull<u8>> {
-        let slot = self.slot(chunk)?;
+        let slot = self.slot(chunk);
         if chunk == HEAD {
             return self.head_or_alloc();
         }
@@ -423,13 +421,11 @@ impl Ring {
             let Some(old) = tx.supply.take(self.geometry, tx.cons) else {
                 break;
             };
-            if let Some(slot) = self.slot(old) {
-                memory = slot.swap(ptr::null_mut(), Ordering::Relaxed);
-                // SAFETY: the slot was ours by `cons`: the chunk is the ring's alone, or lent.
-                if !memory.is_null() && unsafe { ffi::ts_chunk_is_lent(memory) } {
-                    self.put_aside(memory, tx, lends);
-                    memory = ptr::null_mut();
-                }
+            memory = self.slot(old).swap(ptr::null_mut(), Ordering::Relaxed);
+            // SAFETY: the slot was ours by `cons`: the chunk is the ring's alone, or lent.
+            if !memory.is_null() && unsafe { ffi::ts_chunk_is_lent(memory) } {
+                self.put_aside(memory, tx, lends);
+                memory = ptr::null_mut();
             }
         }
         if memory.is_null() {
@@ -473,6 +469,37 @@ impl Ring {
         unsafe { release(memory, self.geometry.chunk_bytes()) };
     }
 
+    /// Sender: copies all `len` bytes of `msg` to position `tx.prod`, if they fit what is there of a chunk. Otherwise, or where the user's
+    /// memory is not accessible, `false`, and nothing was done; `fill` meets the fault once more. Sleeps.
+    ///
+    /// # Safety
+    ///
+    /// As for `fill`.
+    #[inline(always)]
+    pub(crate) unsafe fn fill_at_once(&self, tx: &Tx, len: usize, msg: *mut Msg) -> bool {
+        let Span {
+            chunk,
+            offset,
+            len: there,
+        } = self.geometry.span(tx.prod, len as u64);
+        if there < len || !(chunk == HEAD || tx.supply.reaches(chunk)) {
+            return false;
+        }
+        let memory = self.slot(chunk).load(Ordering::Relaxed);
+        if memory.is_null() {
+            return false;
+        }
+        // SAFETY: the span lies within the chunk; readers do not look at free positions.
+        let copied = unsafe {
+            Copied::whole(
+                ffi::ts_copy_from_iter(memory.add(offset), len, msg),
+                len,
+                msg,
+            )
+        };
+        matches!(copied, Copied::Bytes(_))
+    }
+
     /// Copies at most `want` bytes of `msg` to position `tx.prod`, up to the chunk's end. Sleeps.
     ///
     /// # Safety
@@ -503,11 +530,30 @@ impl Ring {
     /// The memory of at most `want` bytes from position `pos` on, up to the chunk's end.
     ///
     /// The caller holds the receive lock, and these bytes are published and not given back: nobody writes to them.
+    #[inline(always)]
     pub(crate) fn published(&self, pos: u64, want: u64) -> Option<(NonNull<u8>, usize)> {
         let Span { chunk, offset, len } = self.geometry.span(pos, want);
-        let chunk = NonNull::new(self.slot(chunk)?.load(Ordering::Relaxed))?;
+        let chunk = NonNull::new(self.slot(chunk).load(Ordering::Relaxed))?;
         // SAFETY: the span lies within the chunk.
         Some((unsafe { chunk.add(offset) }, len))
+    }
+
+    /// Copies all `len` bytes from position `pos` to `msg`, if they are in one chunk. Otherwise, or where the user's memory is not
+    /// accessible, `false`, and nothing was done; `drain` meets the fault once more. Sleeps.
+    ///
+    /// # Safety
+    ///
+    /// As for `drain`.
+    #[inline(always)]
+    pub(crate) unsafe fn drain_at_once(&self, pos: u64, len: usize, msg: *mut Msg) -> bool {
+        match self.published(pos, len as u64) {
+            // SAFETY: by the caller these bytes are published; the sender does not write to published positions.
+            Some((from, there)) if there == len => {
+                let got = unsafe { ffi::ts_copy_to_iter(from.as_ptr(), len, msg) };
+                matches!(unsafe { Copied::whole(got, len, msg) }, Copied::Bytes(_))
+            }
+            _ => false,
+        }
     }
 
     /// Copies at most `want` bytes from position `pos` to `msg`, up to the chunk's end; to nowhere if `msg` is null. Sleeps.

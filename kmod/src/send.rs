@@ -100,7 +100,11 @@ extern "C" fn tcp_splice_sendmsg(
     let (Some(link), true) = (link, size > 0) else {
         return ffi::BASE;
     };
-    Send {
+    let mut tx = link.lock_tx();
+    if need == ffi::NEED_NOTHING && at_once(link, sk, msg, size, &mut tx) {
+        return size as c_int;
+    }
+    let send = Send {
         link,
         lane: link.outbound(),
         sk,
@@ -115,13 +119,72 @@ extern "C" fn tcp_splice_sendmsg(
         has_turn: false,
         end: None,
         waiting: None,
+    };
+    send.run(tx, need)
+}
+
+/// The usual case, in few instructions: the ring is in use, TCP has nothing to say, and the message fits what is free of a chunk that is
+/// there. `false`: not so, and nothing was done.
+#[inline(always)]
+fn at_once(link: Link<'_>, sk: *const Sock, msg: *mut Msg, size: usize, tx: &mut Tx) -> bool {
+    let lane = link.outbound();
+    if size as u64 > PIECE || !lane.handoff.in_ring() || lane.turn.is_taken() {
+        return false;
     }
-    .run(need)
+    let Some(ring) = lane.ring() else {
+        return false;
+    };
+    // SAFETY: the caller's own socket, and a slot of its pair.
+    if !unsafe { ffi::ts_tx_is_quiet(sk, link.peer_slot(), tx.border) }
+        || free(lane, tx, ring, size as u64) < size as u64
+    {
+        return false;
+    }
+    // SAFETY: send lock held, so many bytes from `prod` on are free, the message is the caller's.
+    if !unsafe { ring.fill_at_once(tx, size, msg) } {
+        return false;
+    }
+    if publish(link, tx, size).is_ok() {
+        return true;
+    }
+    // SAFETY: these bytes were just taken from it.
+    unsafe { ffi::ts_iov_iter_revert(msg, size) };
+    false
+}
+
+/// Free bytes of the ring; as last known, if those are enough for `want`.
+fn free(lane: &Lane, tx: &mut Tx, ring: &Ring, want: u64) -> u64 {
+    let capacity = ring.capacity();
+    let free = |tx: &Tx| capacity.saturating_sub(tx.prod.wrapping_sub(tx.cons));
+    if free(tx) < want {
+        tx.cons = lane.cursors.cons();
+    }
+    free(tx)
+}
+
+/// Makes bytes readable that were written to position `tx.prod`, and wakes who waits for them.
+#[inline(always)]
+fn publish(link: Link<'_>, tx: &mut Tx, bytes: usize) -> Result<(), Closed> {
+    let lane = link.outbound();
+    // Counted before it can be read, so that whoever has read a byte finds it counted.
+    Counter::RingBytes.add(bytes as u64);
+    if let Err(closed) = lane.cursors.publish(tx.prod, bytes as u64) {
+        Counter::RingBytes.add((bytes as u64).wrapping_neg());
+        return Err(closed);
+    }
+    tx.prod = tx.prod.wrapping_add(bytes as u64);
+    lane.published();
+    Point::Published.pass();
+    // SAFETY: a slot of the pair, after a publication.
+    if unsafe { ffi::ts_notify_readable(link.peer_slot()) } {
+        lane.count_wake(tx);
+    }
+    Ok(())
 }
 
 impl<'a> Send<'a> {
-    fn run(mut self, need: c_uint) -> c_int {
-        let mut tx = self.link.lock_tx();
+    #[inline(never)]
+    fn run(mut self, mut tx: Guard<'a, Tx>, need: c_uint) -> c_int {
         if need != ffi::NEED_NOTHING {
             let for_good = need == ffi::NEED_TCP_FOR_GOOD;
             tx.tcp_for_good |= for_good;
@@ -263,7 +326,7 @@ impl<'a> Send<'a> {
     fn wait_for_tcp(&mut self, forced: bool, starved: bool) {
         let left = self.timeout();
         self.kept.keep(self.link);
-        let mut wait = Wait([0; 8]);
+        let mut wait = Wait::new();
         // SAFETY: as in `sleep`.
         unsafe {
             ffi::ts_wait_begin(self.sk, &mut wait);
@@ -353,12 +416,7 @@ impl<'a> Send<'a> {
     /// Free bytes that this step may fill.
     fn room(&self, tx: &mut Tx, ring: &Ring) -> u64 {
         let want = (self.rest() as u64).min(PIECE);
-        let capacity = ring.capacity();
-        let free = |tx: &Tx| capacity.saturating_sub(tx.prod.wrapping_sub(tx.cons));
-        if free(tx) < want {
-            tx.cons = self.lane.cursors.cons();
-        }
-        free(tx).min(want)
+        free(self.lane, tx, ring, want).min(want)
     }
 
     fn write(&mut self, tx: &mut Tx, ring: &Ring, room: u64) -> Step {
@@ -374,10 +432,7 @@ impl<'a> Send<'a> {
                 return Step::Tcp;
             }
         };
-        // Counted before it can be read, so that whoever has read a byte finds it counted.
-        Counter::RingBytes.add(bytes as u64);
-        if let Err(closed) = self.lane.cursors.publish(tx.prod, bytes as u64) {
-            Counter::RingBytes.add((bytes as u64).wrapping_neg());
+        if let Err(closed) = publish(self.link, tx, bytes) {
             // SAFETY: these bytes were just taken from it.
             unsafe { ffi::ts_iov_iter_revert(self.msg, bytes) };
             return match closed {
@@ -398,14 +453,7 @@ impl<'a> Send<'a> {
                 }
             };
         }
-        tx.prod = tx.prod.wrapping_add(bytes as u64);
         self.copied = self.copied.wrapping_add(bytes);
-        self.lane.published();
-        Point::Published.pass();
-        // SAFETY: a slot of the pair, after a publication.
-        if unsafe { ffi::ts_notify_readable(self.link.peer_slot()) } {
-            self.lane.count_wake(tx);
-        }
         Step::Progress
     }
 
@@ -565,7 +613,7 @@ impl<'a> Send<'a> {
         }
         drop(tx);
         self.kept.keep(self.link);
-        let mut wait = Wait([0; 8]);
+        let mut wait = Wait::new();
         // SAFETY: as in `sleep`.
         unsafe {
             ffi::ts_wait_begin(self.sk, &mut wait);
@@ -632,7 +680,7 @@ impl<'a> Send<'a> {
     fn sleep(&mut self) {
         self.kept.keep(self.link);
         Point::Full.pass();
-        let mut wait = Wait([0; 8]);
+        let mut wait = Wait::new();
         // SAFETY: the caller's own socket; `wait` stays on this frame until it is ended.
         unsafe {
             ffi::ts_wait_begin(self.sk, &mut wait);

@@ -155,6 +155,17 @@ impl Claim {
         Self { pairs, ..self }
     }
 
+    /// Both hold together.
+    pub fn and(self, other: Self) -> Self {
+        let most = self.tcp_bytes_at_most;
+        Self {
+            pairs: self.pairs + other.pairs,
+            ring_bytes: self.ring_bytes + other.ring_bytes,
+            tcp_bytes_at_most: most.saturating_add(other.tcp_bytes_at_most),
+            reloaded: self.reloaded || other.reloaded,
+        }
+    }
+
     /// Any number of bytes may have gone over TCP.
     pub fn any_tcp(self) -> Self {
         Self {

@@ -23,6 +23,9 @@ pub const SPIN_US: &str = "/sys/module/tcp_splice/parameters/spin_us";
 /// What it is by default.
 pub const SPIN_US_DEFAULT: &str = "50";
 
+/// Module parameter, where the module does not leave copying to the kernel: by bytes or by words.
+pub const COPY_BYTES: &str = "/sys/module/tcp_splice/parameters/copy_bytes";
+
 /// Module parameter, of the module for a kernel with checkers: how many of a thousand steps wait where others may come in between.
 pub const DELAY_PER_MILLE: &str = "/sys/module/tcp_splice/parameters/delay_per_mille";
 

@@ -26,7 +26,7 @@ extern "C" fn tcp_splice_pipe(
     let (Some(link), true) = (link, len > 0) else {
         return 0;
     };
-    Recv {
+    let recv = Recv {
         link,
         lane: link.inbound(),
         sk,
@@ -39,8 +39,8 @@ extern "C" fn tcp_splice_pipe(
         copied: 0,
         from_ring: 0,
         control: None,
-    }
-    .run()
+    };
+    recv.run(link.lock_rx())
 }
 
 impl Recv<'_> {

@@ -1,10 +1,14 @@
 // SPDX-License-Identifier: GPL-2.0-only
-//! Copying between user memory and the ring: every length, every alignment, and memory that ends on the way.
+//! Copying between user memory and the ring: every length, every alignment, and memory that ends on the way; by the ways of this
+//! processor and by those of others.
 
+use std::fs;
 use std::io::ErrorKind;
+use std::path::Path;
 
-use anyhow::{Result, ensure};
+use anyhow::{Context, Result, ensure};
 use tcp_splice_world::pattern::Pattern;
+use tcp_splice_world::policy::COPY_BYTES;
 
 use crate::env::{Claim, Conn, Env};
 use crate::scenario::Scenario;
@@ -15,6 +19,7 @@ pub const ALL: &[Scenario] = &[
     Scenario::some("every_alignment", every_alignment),
     Scenario::each("send_over_the_edge", send_over_the_edge),
     Scenario::each("receive_over_the_edge", receive_over_the_edge),
+    Scenario::one("as_other_processors", as_other_processors).reconfigures(),
 ];
 
 const PATTERN: Pattern = Pattern::new(31);
@@ -53,7 +58,7 @@ fn every_length(env: &Env) -> Result<Claim> {
 fn every_alignment(env: &Env) -> Result<Claim> {
     let conn = env.conn()?;
     let mut position = 0;
-    for length in [7, 8, 9, 63, 255, 256, 263, 4096] {
+    for length in [7, 8, 9, 63, 64, 255, 256, 263, 4096] {
         for from in 0..9 {
             for to in 0..9 {
                 carry(&conn, position, length, from, to)?;
@@ -64,7 +69,7 @@ fn every_alignment(env: &Env) -> Result<Claim> {
     Ok(Claim::ring(position as usize))
 }
 
-const LENGTHS: [usize; 7] = [9, 100, 255, 256, 257, 5000, 8192];
+const LENGTHS: [usize; 10] = [9, 63, 64, 65, 100, 255, 256, 257, 5000, 8192];
 
 /// How much of a buffer of `length` bytes is there: a few cases from nothing to all but one.
 fn edges(length: usize) -> impl Iterator<Item = usize> {
@@ -131,4 +136,29 @@ fn receive_over_the_edge(env: &Env) -> Result<Claim> {
         }
     }
     Ok(Claim::ring(position as usize))
+}
+
+/// The same where the module chooses the other way to copy.
+fn as_other_processors(env: &Env) -> Result<Claim> {
+    if !Path::new(COPY_BYTES).exists() {
+        println!("the kernel copies: there is no other way");
+        return Ok(Claim::untouched());
+    }
+    let before = fs::read_to_string(COPY_BYTES)?;
+    let other = if before.trim() == "Y" { "N" } else { "Y" };
+    fs::write(COPY_BYTES, other)?;
+    let copied = in_every_way(env);
+    let during = fs::read_to_string(COPY_BYTES)?;
+    fs::write(COPY_BYTES, before).context("failed to put copy_bytes back")?;
+    ensure!(during.trim() == other, "copy_bytes is {during}");
+    let refused = fs::write(COPY_BYTES, "maybe").is_err();
+    ensure!(refused, "copy_bytes took what is neither yes nor no");
+    copied
+}
+
+fn in_every_way(env: &Env) -> Result<Claim> {
+    Ok(every_length(env)?
+        .and(every_alignment(env)?)
+        .and(send_over_the_edge(env)?)
+        .and(receive_over_the_edge(env)?))
 }

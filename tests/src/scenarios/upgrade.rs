@@ -25,7 +25,7 @@ const WORKERS: usize = 10;
 const CONNECTIONS: usize = 10;
 const MESSAGES: u64 = 1_000_000;
 /// The same on a kernel with checkers, where everything takes many times longer.
-const MESSAGES_CHECKED: u64 = 200_000;
+const MESSAGES_CHECKED: u64 = 50_000;
 /// How often the module is replaced at least; there are more messages if need be.
 const TIMES: u64 = 10;
 /// Round trips on a connection before it is closed and another one takes its place, which may be spliced anew.
@@ -182,6 +182,11 @@ fn a_million_messages(env: &Env) -> Result<Claim> {
     if let Some(error) = shared.first.into_inner().expect("a thread panicked") {
         return Err(error);
     }
+    println!(
+        "{} messages, replaced {} times",
+        shared.messages.into_inner(),
+        shared.times.into_inner()
+    );
     policy::restore()?;
     Ok(Claim::untouched().after_reload())
 }
