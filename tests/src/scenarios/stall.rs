@@ -176,7 +176,10 @@ impl Sizes {
 /// None, a short one without letting the processor go, or a longer one.
 fn pause(rng: &mut Rng) {
     match rng.u32(..8) {
-        0 | 1 => (0..rng.u32(1..3000)).for_each(|_| std::hint::spin_loop()),
+        // No PAUSE, which takes an emulator longer than all the rest of a round trip.
+        0 | 1 => (0..rng.u32(1..10_000)).for_each(|turn| {
+            std::hint::black_box(turn);
+        }),
         2 => {
             let _ = sched_yield();
         }
