@@ -73,6 +73,9 @@ u64 ts_tx_view(const struct sock *sk, struct sock *const *peer)
 /*
  * Is there nothing in ts_tx_view() that keeps a message out of a ring that is in use, and write_seq at @border? The usual case in few
  * branches; false where it does not know. What ts_peer_wants_packets() asks is asked here, too.
+ *
+ * Process context, the lane's send lock held. The socket is the caller's own, the other end's lives until rcu_read_unlock(), see
+ * ts_notify_readable().
  */
 bool ts_tx_is_quiet(const struct sock *sk, struct sock *const *peer, u32 border)
 {
