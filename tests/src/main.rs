@@ -119,8 +119,9 @@ fn run_all(tests: Vec<Test>, options: Options, world: &str) -> Result<ExitCode> 
     let mode = options.mode();
     let mut arguments = Arguments::from_iter(options.rest);
     arguments.test_threads = Some(1);
+    let shows = arguments.nocapture;
     let make = |test: Test| {
-        let job = Job::new(&test.name, test.scenario, mode, world);
+        let job = Job::new(&test.name, test.scenario, mode, world, shows);
         Trial::test(test.name, move || job.run().map_err(Failed::from))
     };
     let mut trials: Vec<Trial> = tests.into_iter().map(make).collect();

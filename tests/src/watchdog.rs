@@ -23,11 +23,12 @@ pub struct Job {
     words: Vec<String>,
     limit: Duration,
     reconfigures: bool,
+    shows: bool,
 }
 
 impl Job {
-    /// The job that runs test `name`.
-    pub fn new(name: &str, scenario: &Scenario, mode: Mode, world: &str) -> Self {
+    /// The job that runs test `name`, and with `shows` prints what it says even when it passes.
+    pub fn new(name: &str, scenario: &Scenario, mode: Mode, world: &str, shows: bool) -> Self {
         let mut words = vec!["--world", world, "--exec", name];
         if mode == Mode::Plain {
             words.push("--plain");
@@ -36,6 +37,7 @@ impl Job {
             words: words.into_iter().map(str::to_owned).collect(),
             limit: scenario.limit * pace::count(1, 3) as u32 + pace::allowance(),
             reconfigures: scenario.reconfigures,
+            shows,
         }
     }
 
@@ -68,11 +70,13 @@ impl Job {
             .context("failed to start the test's process")?;
         let verdict = self.wait(&mut child)?;
         let _ = killpg(group(&child), Signal::SIGKILL);
-        let mut said = String::new();
         output.rewind()?;
         let mut bytes = Vec::new();
         output.read_to_end(&mut bytes)?;
-        said.push_str(&String::from_utf8_lossy(&bytes));
+        let said = String::from_utf8_lossy(&bytes);
+        if self.shows && verdict.is_none() {
+            print!("{said}");
+        }
         Ok(verdict.map(|verdict| format!("{verdict}\n{said}")))
     }
 
