@@ -8,6 +8,7 @@
 #include <linux/srcu.h>
 #include <net/inet_connection_sock.h>
 #include <net/tcp.h>
+#include <net/transp_v6.h>
 
 #include "api.h"
 #include "glue.h"
@@ -79,9 +80,31 @@ struct ts_callbacks {
 
 extern struct ts_callbacks ts_default;
 
-bool ts_proto_is_base(const struct sock *sk);
-bool ts_callbacks_are_default(const struct sock *sk);
-bool ts_slots_are_free(const struct sock *sk);
+static inline bool ts_callbacks_are_default(const struct sock *sk)
+{
+	return sk->sk_data_ready == ts_default.data_ready && sk->sk_write_space == ts_default.write_space &&
+	       sk->sk_state_change == ts_default.state_change && sk->sk_error_report == ts_default.error_report;
+}
+
+#if IS_ENABLED(CONFIG_IPV6)
+#define TS_PROT6	(&tcpv6_prot)
+#else
+#define TS_PROT6	(&tcp_prot)
+#endif
+
+static inline bool ts_proto_is_base(const struct sock *sk)
+{
+	const struct proto *prot = READ_ONCE(sk->sk_prot);
+
+	return prot == &tcp_prot || prot == TS_PROT6;
+}
+
+/* Nobody holds the ULP slot or sk_user_data. Socket lock held. */
+static inline bool ts_slots_are_free(const struct sock *sk)
+{
+	return !inet_csk(sk)->icsk_ulp_ops && !rcu_access_pointer(sk->sk_user_data);
+}
+
 bool ts_is_taken(const struct sock *sk);
 void ts_uninstall_protocol(struct sock *sk);
 void ts_take_off(struct sock *sk, struct ts_endpoint *ep, bool counted);
@@ -90,6 +113,13 @@ void ts_await_disconnect(struct sock *sk);
 /* main.c */
 bool ts_rings_have_memory(void);
 extern struct ts_index ts_endpoints;
+
+/* Of a set of the registry, whose lock is the bucket's. */
+static inline struct ts_bucket *ts_bucket_of_set(unsigned int set)
+{
+	return &ts_endpoints.buckets[set % TS_BUCKETS];
+}
+
 extern atomic_t ts_drains;
 extern atomic_long_t ts_drained;
 void ts_endpoint_discard(struct ts_endpoint *ep, bool known);

@@ -5,6 +5,7 @@
 #include <linux/filter.h>
 #include <linux/if_bridge.h>
 #include <linux/user_namespace.h>
+#include <net/flow.h>
 #include <net/psp.h>
 #include <net/rtnetlink.h>
 #include <net/sock.h>
@@ -16,8 +17,12 @@
 /* Only loopback, veth and a bridge lead from one socket of this host to another; everything else is at best a detour. */
 static bool ts_device_is_local(const struct sock *sk, const struct sk_buff *skb)
 {
-	struct net_device *dev = dev_get_by_index_rcu(sock_net(sk), skb->skb_iif);
+	struct net_device *dev;
 
+	/* Of each namespace, and of no other device: loopback_net_init(). */
+	if (skb->skb_iif == LOOPBACK_IFINDEX)
+		return true;
+	dev = dev_get_by_index_rcu(sock_net(sk), skb->skb_iif);
 	if (!dev)
 		return false;
 	return (dev->flags & IFF_LOOPBACK) || netif_is_bridge_master(dev) ||
@@ -75,35 +80,62 @@ static u32 ts_multipath_obstacles(const struct sock *sk)
 	return found ? TS_OBSTACLE_MULTIPATH : 0;
 }
 
-void ts_facts(const struct bpf_sock_ops_kern *ctx, struct ts_facts *facts)
+/* Crossed SYNs end in that callback, too: of a socket that connected. */
+static bool ts_is_accepted(const struct bpf_sock_ops_kern *ctx)
+{
+	return ctx->op == BPF_SOCK_OPS_PASSIVE_ESTABLISHED_CB && !ctx->sk->sk_socket;
+}
+
+/* All else is looked at only of sockets that have none of these. */
+static u32 ts_kind_obstacles(const struct bpf_sock_ops_kern *ctx)
 {
 	const struct sock *sk = ctx->sk;
 
-	*facts = (struct ts_facts) { .sk = ctx->sk };
 	if ((ctx->op != BPF_SOCK_OPS_ACTIVE_ESTABLISHED_CB && ctx->op != BPF_SOCK_OPS_PASSIVE_ESTABLISHED_CB) ||
-	    !ctx->is_fullsock || !ctx->is_locked_tcp_sock) {
-		facts->obstacles = TS_OBSTACLE_CALLBACK;
-		return;
-	}
-	/* Crossed SYNs end in that callback, too: of a socket that connected. */
-	facts->passive = ctx->op == BPF_SOCK_OPS_PASSIVE_ESTABLISHED_CB && !sk->sk_socket;
-	if (sk->sk_type != SOCK_STREAM || sk->sk_protocol != IPPROTO_TCP || sk->sk_kern_sock ||
-	    !ts_proto_is_base(sk)) {
-		facts->obstacles = TS_OBSTACLE_NOT_PLAIN;
-		return;
-	}
-	facts->obstacles = ts_handshake_obstacles(ctx) | ts_policy_obstacles(sk) | ts_multipath_obstacles(sk);
+	    !ctx->is_fullsock || !ctx->is_locked_tcp_sock)
+		return TS_OBSTACLE_CALLBACK;
+	if (sk->sk_type != SOCK_STREAM || sk->sk_protocol != IPPROTO_TCP || sk->sk_kern_sock || !ts_proto_is_base(sk))
+		return TS_OBSTACLE_NOT_PLAIN;
+	return 0;
+}
+
+static u32 ts_other_obstacles(const struct bpf_sock_ops_kern *ctx)
+{
+	const struct sock *sk = ctx->sk;
+	u32 obstacles = ts_handshake_obstacles(ctx) | ts_policy_obstacles(sk) | ts_multipath_obstacles(sk);
+
 	if (!ts_slots_are_free(sk) || !ts_callbacks_are_default(sk))
-		facts->obstacles |= TS_OBSTACLE_TAKEN;
+		obstacles |= TS_OBSTACLE_TAKEN;
 	if (ts_is_held_up(sk))
-		facts->obstacles |= TS_OBSTACLE_HELD_UP;
-	facts->netns = (unsigned long)sock_net(sk);
-	facts->init_user_ns = sock_net(sk)->user_ns == &init_user_ns;
-	facts->write_seq = tcp_sk(sk)->write_seq;
-	facts->rcv_nxt = tcp_sk(sk)->rcv_nxt;
-	facts->txhash = sk->sk_txhash;
-	if (ctx->skb && ctx->skb->l4_hash && !ctx->skb->sw_hash) {
-		facts->peer_hash = ctx->skb->hash;
-		facts->has_peer_hash = 1;
+		obstacles |= TS_OBSTACLE_HELD_UP;
+	return obstacles;
+}
+
+void ts_facts(const struct bpf_sock_ops_kern *ctx, struct ts_facts *facts)
+{
+	u32 obstacles = ts_kind_obstacles(ctx);
+	const struct sock *sk = ctx->sk;
+	const struct sk_buff *skb;
+
+	if (unlikely(obstacles)) {
+		*facts = (struct ts_facts) {
+			.sk = ctx->sk,
+			.obstacles = obstacles,
+			.passive = obstacles != TS_OBSTACLE_CALLBACK && ts_is_accepted(ctx),
+		};
+		return;
 	}
+	skb = ctx->skb;
+	*facts = (struct ts_facts) {
+		.sk = ctx->sk,
+		.obstacles = ts_other_obstacles(ctx),
+		.passive = ts_is_accepted(ctx),
+		.netns = (unsigned long)sock_net(sk),
+		.init_user_ns = sock_net(sk)->user_ns == &init_user_ns,
+		.write_seq = tcp_sk(sk)->write_seq,
+		.rcv_nxt = tcp_sk(sk)->rcv_nxt,
+		.txhash = sk->sk_txhash,
+		.has_peer_hash = skb && skb->l4_hash && !skb->sw_hash,
+		.peer_hash = skb ? skb->hash : 0,
+	};
 }

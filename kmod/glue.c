@@ -183,23 +183,26 @@ void ts_linger_reset(struct sock *sk)
 	release_sock(sk);
 }
 
-/* ---- the registry's lock and hash ---- */
+/* ---- the registry's locks and hash ---- */
 
-static DEFINE_SPINLOCK(ts_registry);
 static u64 ts_registry_key __ro_after_init;
 
-/* Never taken in a hard interrupt: to keep all of them out is cheaper than to let softirqs in again. */
-unsigned long ts_registry_lock(void)
+/*
+ * A set's lock is that of the bucket in which the endpoints of its connections stand: to be put up or joined and to be found by drains takes one.
+ *
+ * Never taken in a hard interrupt: to keep all of them out is cheaper than to let softirqs in again.
+ */
+unsigned long ts_registry_lock(unsigned int set)
 {
 	unsigned long flags;
 
-	spin_lock_irqsave(&ts_registry, flags);
+	spin_lock_irqsave(&ts_bucket_of_set(set)->lock, flags);
 	return flags;
 }
 
-void ts_registry_unlock(unsigned long flags)
+void ts_registry_unlock(unsigned int set, unsigned long flags)
 {
-	spin_unlock_irqrestore(&ts_registry, flags);
+	spin_unlock_irqrestore(&ts_bucket_of_set(set)->lock, flags);
 }
 
 /*

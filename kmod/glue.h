@@ -101,6 +101,7 @@ void ts_chunk_free(void *chunk, size_t bytes);
 
 bool ts_claim(struct sock *sk, struct ts_endpoint_body *ep);
 void ts_install(struct sock *sk, struct ts_endpoint_body *ep, bool busy_polls);
+void ts_endpoint_enlist(struct ts_endpoint_body *ep, unsigned int set);
 struct sock *ts_endpoint_sock(struct ts_endpoint_body *ep);
 unsigned long ts_endpoint_link(const struct ts_endpoint_body *ep);
 void ts_endpoint_set_link(struct ts_endpoint_body *ep, unsigned long link);
@@ -121,10 +122,10 @@ struct ts_carried {
 
 void ts_plain_note(struct sock *sk, bool accepted, u8 why, const struct ts_carried *carried);
 
-/* ---- the registry's lock and hash ---- */
+/* ---- the registry's locks and hash ---- */
 
-unsigned long ts_registry_lock(void);
-void ts_registry_unlock(unsigned long flags);
+unsigned long ts_registry_lock(unsigned int set);
+void ts_registry_unlock(unsigned int set, unsigned long flags);
 u32 ts_registry_hash(u32 active_seq, u32 passive_seq);
 void ts_registry_init(void);
 void ts_copy_init(void);

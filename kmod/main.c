@@ -129,7 +129,6 @@ struct ts_endpoint_body *ts_endpoint_alloc(void)
 
 	if (!ep)
 		return NULL;
-	__module_get(THIS_MODULE);	/* put when the endpoint is freed */
 	ts_spoil(ep, sizeof(*ep));
 	ep->link = 0;
 	ep->sk = NULL;
@@ -143,16 +142,20 @@ struct ts_endpoint_body *ts_endpoint_alloc(void)
 void ts_endpoint_unmake(struct ts_endpoint_body *body)
 {
 	kmem_cache_free(ts_endpoint_cache, ts_endpoint_of(body));
-	module_put(THIS_MODULE);	/* exit waits for the callbacks below with barriers */
 }
 
-static void ts_endpoint_free(struct rcu_head *rcu)
+static void ts_endpoint_free(struct ts_endpoint *ep)
 {
-	struct ts_endpoint *ep = container_of(rcu, struct ts_endpoint, rcu);
-
 	tcp_splice_endpoint_let_go((struct ts_endpoint_body *)ep->body);
 	tcp_splice_endpoint_free((struct ts_endpoint_body *)ep->body);
 	ts_endpoint_unmake((struct ts_endpoint_body *)ep->body);
+}
+
+/* An RCU callback. */
+static void ts_endpoint_unknown(struct rcu_head *rcu)
+{
+	ts_endpoint_free(container_of(rcu, struct ts_endpoint, rcu));
+	module_put(THIS_MODULE);	/* exit waits for the callbacks with barriers */
 }
 
 /* Drains under way, and sockets that were drained so far. */
@@ -165,18 +168,25 @@ atomic_long_t ts_drained;
  *
  * @known: to the other end of a connection, which may be looking at it under RCU. One that is not, of a socket that had no connection before, is
  * freed at once: the index was the last way to it, and those who walk there look at what they find with its bucket locked.
+ *
+ * tcp_cleanup_ulp() puts the slot's reference to the module when this has returned; an endpoint that stays longer has one of its own.
  */
 void ts_endpoint_discard(struct ts_endpoint *ep, bool known)
 {
-	if (unlikely(atomic_read(&ts_drains))) {
-		ts_endpoint_retire(ep, false);
+	bool drains = unlikely(atomic_read(&ts_drains));
+
+	if (!drains && !known && !ep->disconnects) {
+		ts_index_remove(&ep->node);
+		ts_endpoint_free(ep);
 		return;
 	}
-	ts_index_remove(&ts_endpoints, &ep->node);
-	if (!known && !ep->disconnects)
-		ts_endpoint_free(&ep->rcu);
-	else
-		call_rcu(&ep->rcu, ts_endpoint_free);
+	__module_get(THIS_MODULE);
+	if (drains) {
+		ts_endpoint_retire(ep, false);
+	} else {
+		ts_index_remove(&ep->node);
+		call_rcu(&ep->rcu, ts_endpoint_unknown);
+	}
 }
 
 /* An SRCU callback: no call is under way that found it. */
@@ -192,6 +202,7 @@ static void ts_endpoint_left(struct rcu_head *rcu)
 	ts_delay_at(retired);
 	tcp_splice_endpoint_free((struct ts_endpoint_body *)ep->body);
 	ts_endpoint_unmake((struct ts_endpoint_body *)ep->body);
+	module_put(THIS_MODULE);	/* as in ts_endpoint_unknown() */
 }
 
 /* An RCU callback: the other end is not looking at it. Its socket need not wait for calls, which may be stuck, and of other sockets. */
@@ -203,7 +214,10 @@ static void ts_endpoint_parted(struct rcu_head *rcu)
 	call_srcu(&ts_calls, rcu, ts_endpoint_left);
 }
 
-/* The same while calls may be under way that found it. @counted: among those of which there may not be any number. */
+/*
+ * The same while calls may be under way that found it. @counted: among those of which there may not be any number. The endpoint gets the caller's
+ * reference to the module.
+ */
 void ts_endpoint_retire(struct ts_endpoint *ep, bool counted)
 {
 	ep->counted = counted;
@@ -213,9 +227,15 @@ void ts_endpoint_retire(struct ts_endpoint *ep, bool counted)
 		if (atomic_inc_return(&ts_tenants[ep->tenant].waiting) == 1)
 			WRITE_ONCE(ts_tenants[ep->tenant].left_at, jiffies);
 	}
-	ts_index_remove(&ts_endpoints, &ep->node);
+	ts_index_remove(&ep->node);
 	/* Not lazily: they are counted, and a lazy callback may take ten seconds. */
 	call_rcu_hurry(&ep->rcu, ts_endpoint_parted);
+}
+
+/* Drains find it from here on. It is installed; the lock of its set is held. */
+void ts_endpoint_enlist(struct ts_endpoint_body *body, unsigned int set)
+{
+	ts_bucket_add(ts_bucket_of_set(set), &ts_endpoint_of(body)->node);
 }
 
 struct sock *ts_endpoint_sock(struct ts_endpoint_body *body)
@@ -292,8 +312,10 @@ void ts_chunk_free(void *chunk, size_t bytes)
 
 int __init ts_memory_init(void)
 {
+	static struct lock_class_key key;
+
 	ts_ring_pages_default = totalram_pages() / 8;
-	ts_index_init(&ts_endpoints);
+	ts_index_init(&ts_endpoints, &key);
 	ts_endpoint_cache = kmem_cache_create("tcp_splice_endpoint", sizeof(struct ts_endpoint), 0, SLAB_HWCACHE_ALIGN | SLAB_NO_MERGE,
 					      ts_endpoint_construct);
 	if (!ts_endpoint_cache)
@@ -316,8 +338,10 @@ static DEFINE_PER_CPU(struct ts_counters, ts_counters);
 
 void ts_stat_add(unsigned int counter, u64 value)
 {
+	u64 __percpu *values = ts_counters.value;	/* as an array it would be checked twice */
+
 	if (likely(counter < TS_COUNTERS))
-		this_cpu_add(ts_counters.value[counter], value);
+		this_cpu_add(values[counter], value);
 }
 
 u64 ts_stat_sum(unsigned int counter)
@@ -453,7 +477,7 @@ free_memory:
 /*
  * No endpoint is left (each holds a reference to the module) and no program (its kfunc call does too). What may still run:
  *
- * - the tails of ts_endpoint_free(), ts_endpoint_parted() and ts_endpoint_left(): the barriers wait for them;
+ * - the tails of ts_endpoint_unknown(), ts_endpoint_parted() and ts_endpoint_left(): the barriers wait for them;
  * - a task that took a callback from a table which its socket no longer has. synchronize_rcu_tasks() waits until each task has slept or
  *   left the kernel; those that sleep are inside ts_calls, have no frame of ours (proto.c), or have a pair, and none is left; so
  *   synchronize_srcu() waits for the rest;

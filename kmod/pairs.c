@@ -114,7 +114,7 @@ void ts_pair_list(struct ts_pair_body *body)
 /* Before anything of it is freed. It was listed, and its endpoints are gone. Any context. */
 void ts_pair_unlist(struct ts_pair_body *body)
 {
-	ts_index_remove(&ts_listed, &ts_pair_of(body)->node);
+	ts_index_remove(&ts_pair_of(body)->node);
 }
 
 /* The pair at @pos or the next one, with its bucket locked. */
@@ -279,7 +279,9 @@ static const struct seq_operations ts_list_ops = {
 
 int __init ts_pairs_init(void)
 {
-	ts_index_init(&ts_listed);
+	static struct lock_class_key key;
+
+	ts_index_init(&ts_listed, &key);
 	ts_pairs = kmem_cache_create("tcp_splice_pair", sizeof(struct ts_pair), __alignof__(struct ts_pair),
 				     SLAB_HWCACHE_ALIGN | SLAB_NO_MERGE, ts_pair_construct);
 	if (!ts_pairs)

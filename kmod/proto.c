@@ -30,25 +30,10 @@ static struct proto_ops ts_ops[2] __ro_after_init;
 struct ts_callbacks ts_default __ro_after_init;
 
 #if IS_ENABLED(CONFIG_IPV6)
-#define TS_PROT6	(&tcpv6_prot)
 #define TS_OPS6		(&inet6_stream_ops)
 #else
-#define TS_PROT6	(&tcp_prot)
 #define TS_OPS6		(&inet_stream_ops)
 #endif
-
-bool ts_proto_is_base(const struct sock *sk)
-{
-	const struct proto *prot = READ_ONCE(sk->sk_prot);
-
-	return prot == &tcp_prot || prot == TS_PROT6;
-}
-
-bool ts_callbacks_are_default(const struct sock *sk)
-{
-	return sk->sk_data_ready == ts_default.data_ready && sk->sk_write_space == ts_default.write_space &&
-	       sk->sk_state_change == ts_default.state_change && sk->sk_error_report == ts_default.error_report;
-}
 
 /* Somebody has put his own callback on a spliced socket without asking (iscsi_tcp does): he will read it behind our back. */
 bool ts_is_taken(const struct sock *sk)
@@ -56,23 +41,20 @@ bool ts_is_taken(const struct sock *sk)
 	return READ_ONCE(sk->sk_data_ready) != ts_default.data_ready;
 }
 
-/* Nobody holds the ULP slot or sk_user_data. Socket lock held. */
-bool ts_slots_are_free(const struct sock *sk)
-{
-	return !inet_csk(sk)->icsk_ulp_ops && !rcu_access_pointer(sk->sk_user_data);
-}
-
 /* ---- struct proto: data ---- */
 
 /* TS_BASE: base is to do it. */
 static noinline int ts_try_sendmsg(struct sock *sk, struct msghdr *msg, size_t size)
 {
-	struct ts_call call = { .section = ts_calls_enter() };
-	struct ts_endpoint *ep = ts_endpoint(sk);
-	unsigned long link = ep ? smp_load_acquire(&ep->link) : 0;
 	unsigned int flags = msg->msg_flags, need = TS_NEED_NOTHING;
+	struct ts_endpoint *ep;
+	struct ts_call call;
+	unsigned long link;
 	int sent = TS_BASE;
 
+	call.section = ts_calls_enter();
+	ep = ts_endpoint(sk);
+	link = ep ? smp_load_acquire(&ep->link) : 0;
 	if (unlikely(!link)) {
 		if (ep && ts_is_overdue(ep))
 			ts_give_up(sk, ep);
@@ -105,45 +87,70 @@ void ts_await_disconnect(struct sock *sk)
 	release_sock(sk);
 }
 
-/* As ts_try_sendmsg(). */
+static noinline int ts_recv_busy(unsigned long link, struct sock *sk, struct msghdr *msg, size_t len, int flags, struct ts_call *call)
+{
+	ts_napi_mark(sk);
+	return tcp_splice_recvmsg(link, sk, msg, len, flags, call);
+}
+
+/* As ts_try_sendmsg(); or -ESTALE: ts_recv_anew(). Whoever needs its arguments once more has them. */
 static noinline int ts_try_recvmsg(struct sock *sk, struct msghdr *msg, size_t len, int flags)
 {
-	struct ts_call call = { .section = ts_calls_enter() };
 	int copied = TS_BASE;
+	struct ts_endpoint *ep;
+	struct ts_call call;
+	unsigned long link;
 
-	for (;;) {
-		struct ts_endpoint *ep = ts_endpoint(sk);
-		unsigned long link = ep ? smp_load_acquire(&ep->link) : 0;
-
-		if (unlikely(!link)) {
-			if (ep && ts_is_overdue(ep))
-				ts_give_up(sk, ep);
-			break;
-		}
-		if (unlikely(ep->busy_polls))
-			ts_napi_mark(sk);
-		call.disconnects = ep->disconnects;
-		copied = tcp_splice_recvmsg(link, sk, msg, len, flags, &call);
-		if (likely(copied != -ESTALE))
-			break;
-		copied = TS_BASE;
-		ts_await_disconnect(sk);
+	call.section = ts_calls_enter();
+	ep = ts_endpoint(sk);
+	link = ep ? smp_load_acquire(&ep->link) : 0;
+	if (unlikely(!link)) {
+		if (ep && ts_is_overdue(ep))
+			ts_give_up(sk, ep);
+		goto out;
 	}
+	call.disconnects = ep->disconnects;
+	if (unlikely(ep->busy_polls))
+		copied = ts_recv_busy(link, sk, msg, len, flags, &call);
+	else
+		copied = tcp_splice_recvmsg(link, sk, msg, len, flags, &call);
+out:
 	ts_calls_leave(call.section);
 	return copied;
+}
+
+static noinline int ts_recv_anew(struct sock *sk, struct msghdr *msg, size_t len, int flags)
+{
+	int copied;
+
+	do {
+		struct srcu_ctr __percpu *calls = ts_calls_enter();
+
+		ts_await_disconnect(sk);
+		ts_calls_leave(calls);
+		copied = ts_try_recvmsg(sk, msg, len, flags);
+	} while (copied == -ESTALE);
+	return copied;
+}
+
+static __always_inline int ts_recv(struct sock *sk, struct msghdr *msg, size_t len, int flags)
+{
+	int copied = ts_try_recvmsg(sk, msg, len, flags);
+
+	return likely(copied != -ESTALE) ? copied : ts_recv_anew(sk, msg, len, flags);
 }
 
 #if TS_HAVE_RECVMSG_PLAIN
 static __ts_jumps int ts_recvmsg(struct sock *sk, struct msghdr *msg, size_t len, int flags)
 {
-	int copied = ts_try_recvmsg(sk, msg, len, flags);
+	int copied = ts_recv(sk, msg, len, flags);
 
 	return likely(copied != TS_BASE) ? copied : tcp_prot.recvmsg(sk, msg, len, flags);
 }
 #else
 static __ts_jumps int ts_recvmsg(struct sock *sk, struct msghdr *msg, size_t len, int flags, int *addr_len)
 {
-	int copied = ts_try_recvmsg(sk, msg, len, flags);
+	int copied = ts_recv(sk, msg, len, flags);
 
 	return likely(copied != TS_BASE) ? copied : tcp_prot.recvmsg(sk, msg, len, flags, addr_len);
 }
@@ -291,14 +298,23 @@ static noinline void ts_release_ours(struct sock *sk, struct ts_endpoint *ep)
 	/* An accepted socket gets its struct socket in accept(), under this lock and before its descriptor exists. */
 	if (unlikely(!ep->grafted))
 		ep->grafted = ts_graft(sk);
+	if (unlikely(ts_base_release_is_due(sk)))
+		tcp_prot.release_cb(sk);
 }
 
+/* Each release_sock() comes here, and mostly has nothing to do: no frame, and under the socket's lock the slot alone says whose it is. */
 static void ts_release_cb(struct sock *sk)
 {
-	struct ts_endpoint *ep = ts_endpoint(sk);
+	const struct inet_connection_sock *icsk = inet_csk(sk);
 
-	if (ep && (READ_ONCE(ep->link) || unlikely(!ep->grafted)))
-		ts_release_ours(sk, ep);
+	if (likely(icsk->icsk_ulp_ops == &ts_ulp)) {
+		struct ts_endpoint *ep = (struct ts_endpoint *)rcu_access_pointer(icsk->icsk_ulp_data);
+
+		if (READ_ONCE(ep->link) || unlikely(!ep->grafted)) {
+			ts_release_ours(sk, ep);
+			return;
+		}
+	}
 	if (unlikely(ts_base_release_is_due(sk)))
 		tcp_prot.release_cb(sk);
 }
@@ -462,11 +478,10 @@ void ts_install(struct sock *sk, struct ts_endpoint_body *body, bool busy_polls)
 	ep->busy_polls = busy_polls;
 	ep->made = get_jiffies_64();
 	ep->disconnects = sk->sk_disconnects;
-	__module_get(THIS_MODULE);	/* for the ULP slot: tcp_cleanup_ulp() puts it */
+	__module_get(THIS_MODULE);	/* for the ULP slot, and the endpoint while it is there: tcp_cleanup_ulp() puts it, if ts_take_off() does not */
 	rcu_assign_pointer(icsk->icsk_ulp_data, ep);
 	smp_store_release(&icsk->icsk_ulp_ops, &ts_ulp);
 	ep->grafted = ts_wear_protocol(sk);
-	ts_index_add(&ts_endpoints, &ep->node);
 }
 
 /* What somebody has put there without asking (sunrpc and iscsi_tcp do) stays. */
@@ -480,7 +495,7 @@ static void ts_clear_user_data(struct sock *sk, struct ts_endpoint *ep)
 /*
  * Takes everything of ours off a socket, which is locked and whose endpoint is not paired and never will be: it is an ordinary TCP socket
  * from here on. The endpoint is freed a grace period later, and when the calls that may have found it are through. The caller is inside ts_calls,
- * or does not sleep: the slot's reference to the module goes here, each endpoint has its own until it is freed.
+ * or does not sleep: the slot's reference to the module is the endpoint's from here on, and goes when that is freed.
  *
  * The slot first: whoever asks base about it, from which our tables keep all but those who are there since before the offer, finds it empty. A child
  * of a listener, which is copied without its lock, has no data, or has the table with which it is born without any (ts_ulp_clone()).
@@ -497,7 +512,6 @@ void ts_take_off(struct sock *sk, struct ts_endpoint *ep, bool counted)
 	smp_wmb();
 	WRITE_ONCE(icsk->icsk_ulp_ops, NULL);
 	ts_uninstall_protocol(sk);
-	module_put(THIS_MODULE);
 	write_lock_irqsave(&sk->sk_callback_lock, flags);
 	ts_clear_user_data(sk, ep);
 	write_unlock_irqrestore(&sk->sk_callback_lock, flags);

@@ -7,7 +7,7 @@
 //! | a pair | its two endpoints, a reference each; whoever sleeps in a call, one more | [`put`] of the last |
 //! | a socket | the pair, a reference to each | [`let_go`]: its slot was cleared a grace period ago |
 //!
-//! An offered endpoint can be reached by a stranger (the joining end) only through the table, under the registry's lock, and only while it
+//! An offered endpoint can be reached by a stranger (the joining end) only through the table, under the lock of its set, and only while it
 //! is not yet taken out. Every way for an offered socket to go (close, disconnect, destroy, drain, an option that needs TCP alone) takes its offer out first,
 //! under the same lock ([`withdraw`]), and notes that it never will be joined.
 //!
@@ -47,17 +47,17 @@ pub trait Marks {
     fn set(&self) -> usize;
     /// What its end asked for.
     fn wishes(&self) -> Wishes;
-    /// Its offer was taken back, and it is not paired: it never will be. Set once; exact under the registry's lock.
+    /// Its offer was taken back, and it is not paired: it never will be. Set once; exact under its set's lock.
     fn is_withdrawn(&self) -> bool;
-    /// Registry's lock held.
+    /// The set's lock is held.
     fn set_withdrawn(&self, never: bool);
     /// The link it got, kept until it is freed even when the socket has left ([`Kernel::link`] is 0 then).
     fn linked(&self) -> usize;
-    /// Registry's lock held.
+    /// The set's lock is held.
     fn set_linked(&self, link: usize);
 }
 
-/// Our part of an endpoint. Each word is written under the registry's lock or by the only one who has the endpoint by then; read by its
+/// Our part of an endpoint. Each word is written under its set's lock or by the only one who has the endpoint by then; read by its
 /// owner, who came after them by that lock, by the link or by a grace period.
 pub struct Endpoint {
     set: usize,
@@ -169,7 +169,7 @@ impl<S> Ends<S> {
 /// The table of offers, while its lock is held.
 pub trait Offers {
     /// [`Set::put`].
-    fn put(&mut self, facts: Facts, handle: u64, now: u64, expires: u64) -> Option<Refusal>;
+    fn put(&mut self, facts: &Facts, handle: u64, now: u64, expires: u64) -> Option<Refusal>;
     /// [`Set::take`].
     fn take(&mut self, facts: &Facts, now: u64) -> Result<u64, Refusal>;
     /// [`Set::withdraw`].
@@ -177,7 +177,8 @@ pub trait Offers {
 }
 
 impl Offers for Set {
-    fn put(&mut self, facts: Facts, handle: u64, now: u64, expires: u64) -> Option<Refusal> {
+    #[inline]
+    fn put(&mut self, facts: &Facts, handle: u64, now: u64, expires: u64) -> Option<Refusal> {
         Set::put(self, facts, handle, now, expires)
     }
 
@@ -221,11 +222,11 @@ pub trait Kernel {
     fn now(&self) -> u64;
     /// Counts.
     fn count(&self, event: Event);
-    /// Runs `f` on a set of the table under the registry's lock.
+    /// Runs `f` on a set of the table under its lock.
     fn with_set<T>(&self, set: usize, f: impl FnOnce(&mut Self::Table) -> T) -> T;
     /// An endpoint's handle in the table.
     fn handle(&self, ep: Self::Endpoint) -> u64;
-    /// The endpoint with this handle, which was in the table until now. Registry's lock held.
+    /// The endpoint with this handle, which was in the table until now. The set's lock is held.
     fn offered(&self, handle: u64) -> Self::Endpoint;
 
     /// Memory for an endpoint that nobody knows yet, with these marks; none without memory.
@@ -244,6 +245,8 @@ pub trait Kernel {
     fn claim(&self, sk: Self::Sock, ep: Self::Endpoint) -> bool;
     /// Puts it in that place on the socket, which is locked: its calls find it from here on.
     fn install(&self, sk: Self::Sock, ep: Self::Endpoint);
+    /// Puts it where drains find it. Its socket is still locked, and the lock of its set is held.
+    fn enlist(&self, ep: Self::Endpoint, set: usize);
 
     /// Memory for a pair; none without.
     fn pair_alloc(&self) -> Option<Self::Pair>;
@@ -293,7 +296,7 @@ pub trait Kernel {
 pub fn offer<K: Kernel>(
     kernel: &K,
     sk: K::Sock,
-    facts: Facts,
+    facts: &Facts,
     set: usize,
     wishes: Wishes,
 ) -> Result<(), Refusal> {
@@ -301,6 +304,7 @@ pub fn offer<K: Kernel>(
     let now = kernel.now();
     kernel.install(sk, ep);
     let lost = kernel.with_set(set, |table| {
+        kernel.enlist(ep, set);
         // A close() on another processor, which needs no lock to find the endpoint, may have withdrawn it by now: it stays so.
         if kernel.marks(ep).is_withdrawn() {
             return None;
@@ -361,6 +365,7 @@ pub fn join<K: Kernel>(
         kernel.sock_hold(sk);
         kernel.set_link(ep, kernel.word(pair, Side::Passive));
         kernel.install(sk, ep);
+        kernel.enlist(ep, set);
         kernel.set_link(other, kernel.word(pair, Side::Active));
         Ok(pair)
     })?;
@@ -394,7 +399,8 @@ pub fn withdraw<K: Kernel>(kernel: &K, ep: K::Endpoint) -> bool {
     }
     kernel.with_set(marks.set(), |table| {
         table.withdraw(kernel.handle(ep));
-        let never = kernel.link(ep) == 0 && marks.linked() == 0;
+        // Whoever has a link had this before, for good.
+        let never = marks.linked() == 0;
         marks.set_withdrawn(never);
         never
     })
@@ -428,7 +434,7 @@ pub fn leave<K: Kernel>(kernel: &K, ep: K::Endpoint) {
 /// after a grace period.
 pub fn release<K: Kernel>(kernel: &K, ep: K::Endpoint) -> bool {
     leave(kernel, ep);
-    // Leaving it found the link that is set after `linked`, or took the registry's lock, under which `linked` is written.
+    // Leaving it found the link that is set after `linked`, or took the set's lock, under which `linked` is written.
     kernel.marks(ep).linked() != 0
 }
 

@@ -13,6 +13,7 @@
 
 use crate::pairing::{self, Facts, Refusal};
 use core::cmp::Reverse;
+use core::iter;
 
 /// Offers that share a set.
 pub const WAYS: usize = 8;
@@ -29,11 +30,34 @@ struct Offer {
 }
 
 /// Some of a set's places, a bit each.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 struct Ways(u8);
 
 const _: () = assert!(WAYS == u8::BITS as usize);
 
 impl Ways {
+    fn with(self, way: usize) -> Self {
+        Ways(self.0 | Self::bit(way))
+    }
+
+    fn without(self, way: usize) -> Self {
+        Ways(self.0 & !Self::bit(way))
+    }
+
+    fn bit(way: usize) -> u8 {
+        1u8.wrapping_shl(way as u32)
+    }
+
+    /// Each of them, the lowest first.
+    fn each(self) -> impl Iterator<Item = usize> {
+        let mut left = self.0;
+        iter::from_fn(move || {
+            let way = left.trailing_zeros() as usize;
+            left &= left.wrapping_sub(1);
+            (way < WAYS).then_some(way)
+        })
+    }
+
     /// The first place that is not among these.
     fn first_other(&self) -> Option<usize> {
         let way = self.0.trailing_ones() as usize;
@@ -41,21 +65,13 @@ impl Ways {
     }
 }
 
-impl Iterator for Ways {
-    type Item = usize;
-
-    fn next(&mut self) -> Option<usize> {
-        let way = self.0.trailing_zeros() as usize;
-        self.0 &= self.0.wrapping_sub(1);
-        (way < WAYS).then_some(way)
-    }
-}
-
-/// A set of the table; [`Set::EMPTY`] is how one begins. Its times stand side by side, and its handles, so that those who look for a place or
-/// take their offer back need not look at the offers.
+/// A set of the table; [`Set::EMPTY`] is how one begins. Mostly nothing is in it, and one word says so; its times stand side by side, and its
+/// handles, so that those who look for a place or take their offer back need not look at the offers.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub struct Set {
-    /// When each place's offer expires; 0: none is there.
+    /// The places that have an offer, fresh or stale.
+    taken: Ways,
+    /// When the offer of each of them expires.
     expires: [u64; WAYS],
     /// Serial of the offer that came last.
     last: u64,
@@ -66,6 +82,7 @@ pub struct Set {
 impl Set {
     /// A set without offers.
     pub const EMPTY: Set = Set {
+        taken: Ways(0),
         expires: [0; WAYS],
         last: 0,
         handles: [0; WAYS],
@@ -87,22 +104,12 @@ impl Set {
     ///
     /// Returns why an older offer, if any, lost its place: [`Refusal::Share`] to one of its own namespace,
     /// [`Refusal::TableFull`] to one of another.
-    pub fn put(&mut self, facts: Facts, handle: u64, now: u64, expires: u64) -> Option<Refusal> {
-        let fresh = self.ways(now);
-        let free = fresh.first_other();
-        let held = self.held(facts.netns, fresh);
-        let (way, lost) = match free.filter(|_| held < SHARE) {
-            Some(way) => (way, None),
-            None => {
-                let (way, netns) = self.loser(facts.netns, now)?;
-                let own = netns == facts.netns;
-                let reason = if own {
-                    Refusal::Share
-                } else {
-                    Refusal::TableFull
-                };
-                (way, Some(reason))
-            }
+    #[inline]
+    pub fn put(&mut self, facts: &Facts, handle: u64, now: u64, expires: u64) -> Option<Refusal> {
+        let (way, lost) = if self.is_empty() {
+            (0, None)
+        } else {
+            self.place(facts.netns, now)?
         };
         let serial = self.last.wrapping_add(1);
         self.last = serial;
@@ -113,33 +120,58 @@ impl Set {
         ) {
             *time = expires;
             *whose = handle;
-            *offer = Offer { facts, serial };
+            *offer = Offer {
+                facts: *facts,
+                serial,
+            };
+            self.taken = self.taken.with(way);
         }
         lost
     }
 
+    /// A place for an offer of `netns`, and why it loses the one that has it, if any.
+    fn place(&self, netns: u64, now: u64) -> Option<(usize, Option<Refusal>)> {
+        let fresh = self.ways(now);
+        let held = self.held(netns, fresh);
+        if let Some(free) = fresh.first_other().filter(|_| held < SHARE) {
+            return Some((free, None));
+        }
+        let (way, whose) = self.loser(netns, now)?;
+        let reason = if whose == netns {
+            Refusal::Share
+        } else {
+            Refusal::TableFull
+        };
+        Some((way, Some(reason)))
+    }
+
     /// How many offers are here, fresh or stale.
     pub fn len(&self) -> usize {
-        self.expires.iter().filter(|expires| **expires != 0).count()
+        self.taken.each().count()
     }
 
     /// True when none is.
     pub fn is_empty(&self) -> bool {
-        self.len() == 0
+        self.taken == Ways(0)
     }
 
     /// The places of the offers that expire after this time.
     fn ways(&self, time: u64) -> Ways {
-        let mut ways = 0;
-        for (way, expires) in (0..).zip(&self.expires) {
-            ways |= u8::from(*expires > time).wrapping_shl(way);
-        }
-        Ways(ways)
+        let stale = |way: &usize| {
+            self.expires
+                .get(*way)
+                .is_none_or(|expires| *expires <= time)
+        };
+        self.taken
+            .each()
+            .filter(stale)
+            .fold(self.taken, Ways::without)
     }
 
     /// The fresh offers and their places.
     fn fresh(&self, now: u64) -> impl Iterator<Item = (usize, &Offer)> {
         self.ways(now)
+            .each()
             .filter_map(|way| Some((way, self.offers.get(way)?)))
     }
 
@@ -150,7 +182,7 @@ impl Set {
                 .get(*way)
                 .is_some_and(|offer| offer.facts.netns == netns)
         };
-        ways.filter(own).count()
+        ways.each().filter(own).count()
     }
 
     /// The place of the fresh offer that goes when one of `netns` comes, and its namespace: the oldest of the namespace that would have
@@ -164,12 +196,6 @@ impl Set {
         };
         let (way, offer) = self.fresh(now).max_by_key(claim)?;
         Some((way, offer.facts.netns))
-    }
-
-    fn remove(&mut self, way: usize) {
-        if let Some(expires) = self.expires.get_mut(way) {
-            *expires = 0;
-        }
     }
 
     /// Finds the offer that `facts` completes and takes it out, returning its handle: an offer serves once.
@@ -193,7 +219,7 @@ impl Set {
         }
         match found.and_then(|way| Some((way, *self.handles.get(way)?))) {
             Some((way, handle)) => {
-                self.remove(way);
+                self.taken = self.taken.without(way);
                 Ok(handle)
             }
             None => verdict,
@@ -202,19 +228,19 @@ impl Set {
 
     /// The handles of all offers here, fresh and stale.
     pub fn handles(&self) -> impl Iterator<Item = u64> {
-        let ways = self.ways(0);
-        ways.filter_map(|way| self.handles.get(way).copied())
+        self.taken
+            .each()
+            .filter_map(|way| self.handles.get(way).copied())
     }
 
     /// Takes back the offer with this handle, fresh or stale; `false` when there is none (any more).
     pub fn withdraw(&mut self, handle: u64) -> bool {
-        for (expires, whose) in self.expires.iter_mut().zip(&self.handles) {
-            if *whose == handle && *expires != 0 {
-                *expires = 0;
-                return true;
-            }
+        let ours = |way: &usize| self.handles.get(*way) == Some(&handle);
+        let found = self.taken.each().find(ours);
+        if let Some(way) = found {
+            self.taken = self.taken.without(way);
         }
-        false
+        found.is_some()
     }
 }
 

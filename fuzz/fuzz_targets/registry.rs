@@ -52,7 +52,7 @@ fuzz_target!(|ops: Vec<Op>| {
             Op::Put(end, life) => {
                 let expires = now + u64::from(life) + 1;
                 let facts = facts(end, id);
-                set.put(facts, id, now, expires);
+                set.put(&facts, id, now, expires);
                 plain.push(Offer {
                     facts,
                     handle: id,

@@ -175,7 +175,7 @@ unsafe extern "C" {
     pub(crate) fn ts_rx_end(sk: *mut Sock) -> c_int;
     pub(crate) fn ts_disconnects(sk: *const Sock) -> u32;
 
-    /// Its body is not written; or null. Takes a module reference. Any context.
+    /// Its body is not written; or null. Any context.
     pub(crate) fn ts_endpoint_alloc() -> *mut c_void;
     /// Its body is not written; or null. Any context.
     pub(crate) fn ts_pair_alloc() -> *mut c_void;
@@ -198,6 +198,7 @@ unsafe extern "C" {
     pub(crate) fn ts_claim(sk: *mut Sock, ep: *mut c_void) -> bool;
     /// Socket locked, within the sock_ops program; claimed.
     pub(crate) fn ts_install(sk: *mut Sock, ep: *mut c_void, busy_polls: bool);
+    pub(crate) fn ts_endpoint_enlist(ep: *mut c_void, set: c_uint);
     pub(crate) fn ts_endpoint_sock(ep: *mut c_void) -> *mut Sock;
     /// Acquire.
     pub(crate) fn ts_endpoint_link(ep: *const c_void) -> c_ulong;
@@ -215,8 +216,8 @@ unsafe extern "C" {
     pub(crate) fn ts_plain_note(sk: *mut Sock, accepted: bool, why: u8, carried: *const Carried);
 
     /// Returns what the unlock needs.
-    pub(crate) fn ts_registry_lock() -> c_ulong;
-    pub(crate) fn ts_registry_unlock(flags: c_ulong);
+    pub(crate) fn ts_registry_lock(set: c_uint) -> c_ulong;
+    pub(crate) fn ts_registry_unlock(set: c_uint, flags: c_ulong);
     pub(crate) fn ts_registry_hash(active_seq: u32, passive_seq: u32) -> u32;
 
     /// Sleeps.

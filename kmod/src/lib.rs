@@ -7,7 +7,8 @@
 //!
 //! 1. a lane's send lock or its receive lock (mutexes; never two at once);
 //! 2. the socket's own lock (`lock_sock`): to begin using the ring, and inside base calls;
-//! 3. the registry's lock (a bottom-half spinlock): by the kfunc and by teardown, with or without 2;
+//! 3. the lock of a set of the registry, which is that of a bucket of the index of endpoints (a spinlock, interrupts off): by the kfunc and by
+//!    teardown, with or without 2; one at a time;
 //! 4. a bucket of the list of pairs (the same; never with 3): see `pairs.c`.
 //!
 //! Nobody takes the lock of the other end's socket, and nobody sleeps for data or space with a lane lock held.
@@ -16,7 +17,8 @@
 //!
 //! - A callback of a socket keeps that socket, the socket its endpoint, the endpoint its pair, the pair its rings.
 //! - The other end's socket is reached through [`pair::Pair`]'s slots only, inside an RCU read-side section: see there.
-//! - An endpoint holds a reference to the module until a grace period after its socket was destroyed.
+//! - While an endpoint is on a socket, the socket's ULP slot holds a reference to the module for both; an endpoint that is left when the slot is
+//!   empty has one until it is freed.
 //!
 //! | file | holds |
 //! |---|---|

@@ -6,7 +6,7 @@ use crate::ffi::{self, Sock};
 use crate::pair::{Link, Pair};
 use crate::stats::{self, Counter};
 use crate::teardown;
-use core::ffi::{c_ulong, c_void};
+use core::ffi::{c_uint, c_ulong, c_void};
 use core::marker::PhantomData;
 use core::mem::{align_of, size_of};
 use core::ptr::{self, NonNull};
@@ -135,6 +135,11 @@ impl<'a> Kernel for Linux<'a> {
         // SAFETY: locked, within the program; `screen` saw the ULP slot empty, and `claim` has taken the other.
         unsafe { ffi::ts_install(sk, ep.0, busy_polls) }
         Point::Installed.pass();
+    }
+
+    fn enlist(&self, ep: Ep<'a>, set: usize) {
+        // SAFETY: installed, and the set's lock is held.
+        unsafe { ffi::ts_endpoint_enlist(ep.0, set as c_uint) }
     }
 
     fn pair_alloc(&self) -> Option<NonNull<Pair>> {

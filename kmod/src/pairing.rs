@@ -10,7 +10,7 @@
 use crate::ffi::{self, Carried, EINVAL, ENOMEM, EOPNOTSUPP, Facts as Seen, SockOps};
 use crate::life::Linux;
 use crate::stats;
-use core::ffi::c_int;
+use core::ffi::{c_int, c_uint};
 use core::mem::{MaybeUninit, size_of};
 use core::ptr;
 use core::sync::atomic::{AtomicPtr, Ordering};
@@ -50,14 +50,15 @@ extern "C" fn tcp_splice_exit() {
     unsafe { ffi::ts_ring_free(table.cast()) };
 }
 
-/// Runs `f` on a set under the registry's lock.
+/// Runs `f` on a set under its lock.
 pub(crate) fn with_set<T>(set: usize, f: impl FnOnce(&mut Set) -> T) -> T {
-    // SAFETY: any context that does not hold this lock; nothing called below takes it.
-    let flags = unsafe { ffi::ts_registry_lock() };
-    // SAFETY: the table has SETS sets from load to unload, and the lock makes this the only reference.
-    let result = f(unsafe { &mut *TABLE.load(Ordering::Acquire).add(set % SETS) });
+    let set = set % SETS;
+    // SAFETY: any context that does not hold a set's lock; nothing called below takes one.
+    let flags = unsafe { ffi::ts_registry_lock(set as c_uint) };
+    // SAFETY: the table has SETS sets from load to unload, and its lock makes this the only reference to this one.
+    let result = f(unsafe { &mut *TABLE.load(Ordering::Acquire).add(set) });
     // SAFETY: taken above.
-    unsafe { ffi::ts_registry_unlock(flags) };
+    unsafe { ffi::ts_registry_unlock(set as c_uint, flags) };
     result
 }
 
@@ -138,7 +139,7 @@ fn admit(seen: &Seen, wishes: Wishes) -> Result<(), Refusal> {
     let kernel = Linux::new();
     if seen.passive == 0 {
         let set = set_of(facts.write_seq, facts.rcv_nxt);
-        life::offer(&kernel, seen.sk, facts, set, wishes)
+        life::offer(&kernel, seen.sk, &facts, set, wishes)
     } else {
         let set = set_of(facts.rcv_nxt, facts.write_seq);
         life::join(&kernel, seen.sk, &facts, set, wishes)

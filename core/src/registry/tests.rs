@@ -24,7 +24,7 @@ fn within(netns: u64, facts: Facts) -> Facts {
 #[test]
 fn an_offer_serves_once() {
     let mut set = Set::EMPTY;
-    assert_eq!(set.put(end(1, 10, 20), 1, 0, 5), None);
+    assert_eq!(set.put(&end(1, 10, 20), 1, 0, 5), None);
     assert_eq!(set.len(), 1);
     assert_eq!(set.take(&end(2, 20, 10), 1).unwrap(), 1);
     assert!(set.is_empty());
@@ -35,12 +35,12 @@ fn an_offer_serves_once() {
 fn a_stale_offer_is_not_served_and_makes_room() {
     let mut set = Set::EMPTY;
     for i in 0..WAYS as u64 {
-        assert_eq!(set.put(within(i, end(i, 10, 20)), i, 0, 5), None);
+        assert_eq!(set.put(&within(i, end(i, 10, 20)), i, 0, 5), None);
     }
     assert_eq!(set.take(&end(100, 20, 10), 5), Err(Refusal::NoOffer));
     for i in 0..SHARE as u64 {
         assert_eq!(
-            set.put(end(99 + i, 10, 20 + 2 * i as u32), 99 + i, 5, 10),
+            set.put(&end(99 + i, 10, 20 + 2 * i as u32), 99 + i, 5, 10),
             None
         );
     }
@@ -53,7 +53,7 @@ fn a_namespace_keeps_its_newest() {
     let offer = |i: u64| end(i, 10 + i as u32, 50);
     for i in 0..20 {
         let lost = (i >= SHARE as u64).then_some(Refusal::Share);
-        assert_eq!(set.put(offer(i), i, i, i + 100), lost);
+        assert_eq!(set.put(&offer(i), i, i, i + 100), lost);
     }
     for i in 0..20 {
         let kept = i >= 20 - SHARE as u64;
@@ -67,11 +67,11 @@ fn a_namespace_keeps_its_newest() {
 fn a_full_set_makes_room_for_who_has_less() {
     let mut set = Set::EMPTY;
     for i in 0..WAYS as u64 {
-        assert_eq!(set.put(within(i % 2, end(i, 10, 20)), i, i, i + 100), None);
+        assert_eq!(set.put(&within(i % 2, end(i, 10, 20)), i, i, i + 100), None);
     }
     let newcomer = |i: u64| within(7, end(100 + i, 10, 20));
     for i in 0..3 {
-        let lost = set.put(newcomer(i), 100 + i, 10, 110 + i);
+        let lost = set.put(&newcomer(i), 100 + i, 10, 110 + i);
         assert_eq!(
             lost,
             Some(if i < 2 {
@@ -93,7 +93,7 @@ fn a_full_set_makes_room_for_who_has_less() {
 fn those_of_one_moment_go_in_their_order() {
     let mut set = Set::EMPTY;
     for i in 0..20u64 {
-        let _ = set.put(end(i, 10 + i as u32, 50), i, 7, 107);
+        let _ = set.put(&end(i, 10 + i as u32, 50), i, 7, 107);
     }
     let kept: Vec<_> = fresh(&set, 7).iter().map(|offer| offer.0).collect();
     assert_eq!(kept, [16, 17, 18, 19]);
@@ -103,10 +103,10 @@ fn those_of_one_moment_go_in_their_order() {
 #[test]
 fn a_flood_hurts_nobody_else() {
     let mut set = Set::EMPTY;
-    assert_eq!(set.put(end(1, 10, 20), 1, 0, 1000), None);
+    assert_eq!(set.put(&end(1, 10, 20), 1, 0, 1000), None);
     for i in 2..500u64 {
         let flood = within(2 + i % 3, end(i, 10, 20 + i as u32));
-        let _ = set.put(flood, i, i, 1000 + i);
+        let _ = set.put(&flood, i, i, 1000 + i);
     }
     assert_eq!(set.take(&end(3, 20, 10), 500).unwrap(), 1);
 }
@@ -114,8 +114,8 @@ fn a_flood_hurts_nobody_else() {
 #[test]
 fn ambiguity_pairs_nobody() {
     let mut set = Set::EMPTY;
-    assert_eq!(set.put(end(1, 10, 20), 1, 0, 5), None);
-    assert_eq!(set.put(end(2, 10, 20), 2, 0, 5), None);
+    assert_eq!(set.put(&end(1, 10, 20), 1, 0, 5), None);
+    assert_eq!(set.put(&end(2, 10, 20), 2, 0, 5), None);
     assert_eq!(set.take(&end(3, 20, 10), 1), Err(Refusal::Ambiguous));
     assert!(
         set.withdraw(1) && set.withdraw(2),
@@ -137,8 +137,8 @@ fn a_forged_offer_does_not_shadow_the_true_one() {
         } else {
             (end(1, 10, 20), forged)
         };
-        assert_eq!(set.put(first, first.id, 0, 5), None);
-        assert_eq!(set.put(second, second.id, 0, 5), None);
+        assert_eq!(set.put(&first, first.id, 0, 5), None);
+        assert_eq!(set.put(&second, second.id, 0, 5), None);
         assert_eq!(set.take(&end(2, 20, 10), 1).unwrap(), 1);
         assert_eq!(set.take(&end(3, 20, 10), 1), Err(Refusal::Witness));
     }
@@ -147,7 +147,7 @@ fn a_forged_offer_does_not_shadow_the_true_one() {
 #[test]
 fn withdrawing_is_idempotent() {
     let mut set = Set::EMPTY;
-    assert_eq!(set.put(end(1, 10, 20), 1, 0, 5), None);
+    assert_eq!(set.put(&end(1, 10, 20), 1, 0, 5), None);
     assert!(set.withdraw(1));
     assert!(!set.withdraw(1));
     assert_eq!(set.take(&end(2, 20, 10), 1), Err(Refusal::NoOffer));
@@ -197,7 +197,7 @@ proptest! {
             let before = fresh(&set, now);
             match step {
                 Step::Put { netns, seq } => {
-                    let lost = set.put(within(netns, end(handle, seq, 1000 + seq)), handle, now, now + LIFE);
+                    let lost = set.put(&within(netns, end(handle, seq, 1000 + seq)), handle, now, now + LIFE);
                     let after = fresh(&set, now);
                     prop_assert_eq!(after.last(), Some(&(handle, netns)));
                     let gone: Vec<_> = before.iter().filter(|o| !after.contains(o)).collect();

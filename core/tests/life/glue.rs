@@ -3,7 +3,7 @@
 //!
 //! Each function here says what the one of the same name in `kmod/` does, line by line; `texts.rs` holds the C that it was written from
 //! against the C that ships. What is atomic here and not there: a look at the slot (three loads), and what happens within a bucket of the
-//! index of endpoints (a spinlock, innermost).
+//! index of endpoints (the lock of a set).
 
 use crate::explore::{Run, violation};
 use crate::kernel::DONE;
@@ -124,31 +124,55 @@ impl Run {
 
     fn ts_endpoint_free(&self, ep: u8) {
         life::let_go(self, ep);
-        self.ts_endpoint_left(ep);
+        self.endpoint_free(ep);
     }
 
     /// `tcp_splice_endpoint_free()` and `ts_endpoint_unmake()`.
-    fn ts_endpoint_left(&self, ep: u8) {
+    fn endpoint_free(&self, ep: u8) {
         life::endpoint_free(self, ep);
         self.quiet(|world| {
+            if world.module == 0 {
+                violation("nothing keeps the module while an endpoint is freed");
+            }
             let this = world.ep(ep);
             if this.indexed || this.queued {
                 violation(format!("endpoint {ep} is freed while others can find it"));
             }
             this.freed = true;
+            DONE
+        });
+    }
+
+    fn module_get(&self) {
+        self.quiet(|world| {
+            if world.module == 0 {
+                violation("the module may have gone when a reference is taken");
+            }
+            world.module += 1;
+            DONE
+        });
+    }
+
+    pub(super) fn module_put(&self) {
+        self.quiet(|world| {
+            if world.module == 0 {
+                violation("a reference to the module is dropped twice");
+            }
             world.module -= 1;
             DONE
         });
     }
 
     fn ts_index_remove(&self, ep: u8) {
-        self.step("ts_index_remove", |world| {
-            let this = world.ep(ep);
-            if !this.indexed {
-                violation(format!("endpoint {ep} is taken out of the index twice"));
-            }
-            this.indexed = false;
-            DONE
+        self.wait("ts_index_remove", |world| {
+            world.registry.is_none().then(|| {
+                let this = world.ep(ep);
+                if !this.indexed {
+                    violation(format!("endpoint {ep} is taken out of the index twice"));
+                }
+                this.indexed = false;
+                DONE
+            })
         });
     }
 
@@ -160,18 +184,21 @@ impl Run {
     }
 
     fn ts_endpoint_discard(&self, ep: u8, known: bool) {
-        if self.step("ts_drains", |world| world.drains) != 0 {
-            return self.ts_endpoint_retire(ep);
-        }
-        self.ts_index_remove(ep);
+        let drains = self.step("ts_drains", |world| world.drains) != 0;
         let disconnects = self.quiet(|world| world.ep(ep).disconnects);
-        if !known && disconnects == 0 {
+        if !drains && !known && disconnects == 0 {
+            self.ts_index_remove(ep);
             self.quiet(|world| {
                 world.at_once += 1;
                 DONE
             });
-            self.ts_endpoint_free(ep);
+            return self.ts_endpoint_free(ep);
+        }
+        self.module_get();
+        if drains {
+            self.ts_endpoint_retire(ep);
         } else {
+            self.ts_index_remove(ep);
             self.call_rcu(Call::Free, ep);
         }
     }
@@ -179,6 +206,17 @@ impl Run {
     fn ts_endpoint_retire(&self, ep: u8) {
         self.ts_index_remove(ep);
         self.call_rcu(Call::Part, ep);
+    }
+
+    /// `ts_endpoint_unknown()`.
+    fn ts_endpoint_unknown(&self, ep: u8) {
+        self.ts_endpoint_free(ep);
+        self.module_put();
+    }
+
+    fn ts_endpoint_left(&self, ep: u8) {
+        self.endpoint_free(ep);
+        self.module_put();
     }
 
     fn ts_endpoint_parted(&self, ep: u8) {
@@ -196,7 +234,7 @@ impl Run {
             DONE
         });
         match call {
-            Call::Free => self.ts_endpoint_free(ep),
+            Call::Free => self.ts_endpoint_unknown(ep),
             Call::Part => self.ts_endpoint_parted(ep),
             Call::Leave => self.ts_endpoint_left(ep),
         }

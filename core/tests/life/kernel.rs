@@ -24,7 +24,7 @@ fn as_answer(result: Result<u64, Refusal>) -> u8 {
 }
 
 impl Offers for Table {
-    fn put(&mut self, facts: Facts, handle: u64, now: u64, expires: u64) -> Option<Refusal> {
+    fn put(&mut self, facts: &Facts, handle: u64, now: u64, expires: u64) -> Option<Refusal> {
         let lost = self.0.quiet(|world| {
             world
                 .table
@@ -77,7 +77,7 @@ impl Marks for MarksOf {
         let actor = self.0.actor();
         self.0.step("set_withdrawn", |world| {
             if world.registry != Some(actor) {
-                violation("withdrawn is written without the registry's lock");
+                violation("withdrawn is written without its set's lock");
             }
             world.ep(self.1).withdrawn = never;
             DONE
@@ -92,7 +92,7 @@ impl Marks for MarksOf {
         let actor = self.0.actor();
         self.0.step("set_linked", |world| {
             if world.registry != Some(actor) {
-                violation("linked is written without the registry's lock");
+                violation("linked is written without its set's lock");
             }
             world.ep(self.1).linked = link as u8;
             DONE
@@ -153,7 +153,6 @@ impl Kernel for Run {
             return None;
         }
         Some(self.quiet(|world| {
-            world.module += 1;
             world.eps.push(Ep {
                 linked: linked as u8,
                 ..Ep::default()
@@ -197,7 +196,6 @@ impl Kernel for Run {
                 violation(format!("endpoint {ep} is known to others"));
             }
             this.freed = true;
-            world.module -= 1;
             DONE
         });
     }
@@ -208,6 +206,23 @@ impl Kernel for Run {
 
     fn install(&self, sk: u8, ep: u8) {
         self.install(sk, ep);
+    }
+
+    fn enlist(&self, ep: u8, _set: usize) {
+        let actor = self.actor();
+        self.step("ts_endpoint_enlist", |world| {
+            if world.registry != Some(actor) {
+                violation("an endpoint is put into the index without its lock");
+            }
+            let this = world.ep(ep);
+            if this.sk.is_none() || this.indexed {
+                violation(format!(
+                    "endpoint {ep} is put into the index too early or twice"
+                ));
+            }
+            this.indexed = true;
+            DONE
+        });
     }
 
     fn pair_alloc(&self) -> Option<u8> {

@@ -4,6 +4,7 @@
 use std::fmt::Write;
 
 const DRAIN: &str = include_str!("../../../kmod/drain.c");
+const ENDPOINT: &str = include_str!("../../../kmod/endpoint.h");
 const MAIN: &str = include_str!("../../../kmod/main.c");
 const OPTIONS: &str = include_str!("../../../kmod/options.c");
 const PAIR: &str = include_str!("../../../kmod/src/pair.rs");
@@ -55,13 +56,14 @@ const TEXTS: &[(&str, &str, u64)] = &[
     ("void ts_give_up(", DRAIN, 0x519e49e2709c818c),
     ("static int ts_drain_sock(", DRAIN, 0xc401c0a79caabfbc),
     ("static int ts_drain_pass(", DRAIN, 0x10a37536629077e3),
-    ("static void ts_endpoint_free(", MAIN, 0x04cb7607d28cc98d),
+    ("static void ts_endpoint_free(", MAIN, 0xaeff44afa6de6689),
+    ("static void ts_endpoint_unknown(", MAIN, 0xe54722ed3c04414a),
     ("static int ts_hand_back(", OPTIONS, 0x44e8822387d48f2c),
-    ("void ts_endpoint_unmake(", MAIN, 0xd905ef49e780ea42),
-    ("void ts_endpoint_discard(", MAIN, 0x3edea2f6b8c48214),
-    ("static void ts_endpoint_left(", MAIN, 0xac8bf401461c08b5),
+    ("void ts_endpoint_unmake(", MAIN, 0x23e60695027b7003),
+    ("void ts_endpoint_discard(", MAIN, 0xd0f4407473b4935e),
+    ("static void ts_endpoint_left(", MAIN, 0x4d8b3922313fa8e0),
     ("static void ts_endpoint_parted(", MAIN, 0x3ef942b8a64b6b5d),
-    ("void ts_endpoint_retire(", MAIN, 0x0d87bf764b37249a),
+    ("void ts_endpoint_retire(", MAIN, 0x0171300b81d8f3a0),
     ("static bool ts_let_go_of(", OPTIONS, 0x10fcfa43b2f969c2),
     ("static int ts_set_option(", OPTIONS, 0x1758742367174840),
     ("impl Drop for Kept {", PAIR, 0xbc228b4b6646a7e7),
@@ -72,16 +74,20 @@ const TEXTS: &[(&str, &str, u64)] = &[
         0x6d834f518e26d627,
     ),
     ("static int ts_list_show(", PAIRS, 0xe17403eb3bfe7962),
-    ("bool ts_slots_are_free(", PROTO, 0x1454db7265237f26),
+    (
+        "static inline bool ts_slots_are_free(",
+        ENDPOINT,
+        0x4e8b431edade3cdf,
+    ),
     (
         "static noinline int ts_try_sendmsg(",
         PROTO,
-        0xae4e75f9400d1811,
+        0x833221554d4b923e,
     ),
     (
         "static noinline int ts_try_recvmsg(",
         PROTO,
-        0xdf7aac59f0667685,
+        0x815ee69b67823993,
     ),
     ("static void ts_unhash(", PROTO, 0xf7bc04208f45fcab),
     (
@@ -95,7 +101,7 @@ const TEXTS: &[(&str, &str, u64)] = &[
         0xdca8dd2f6c0f3438,
     ),
     ("void ts_uninstall_protocol(", PROTO, 0x7d4baba4ab0067a7),
-    ("void ts_install(", PROTO, 0x858a95d0e604e003),
+    ("void ts_install(", PROTO, 0x68b4f058d0a1015f),
     ("static void ts_ulp_release(", PROTO, 0x1e479a89fb77aa38),
     (
         "static noinline void ts_disconnect_ring(",
@@ -109,7 +115,7 @@ const TEXTS: &[(&str, &str, u64)] = &[
     ),
     ("bool ts_claim(", PROTO, 0xd8e6c3e3315d1366),
     ("static void ts_clear_user_data(", PROTO, 0x903e971a57ace305),
-    ("void ts_take_off(", PROTO, 0x602e2a071842d590),
+    ("void ts_take_off(", PROTO, 0x3fe5bce3cf8c872f),
     ("pub(crate) fn close_lanes(", TEARDOWN, 0x5a619cf539080c27),
     (
         "extern \"C\" fn tcp_splice_hand_back(",

@@ -98,7 +98,7 @@ pub struct World {
     pub eps: Vec<Ep>,
     pub pairs: Vec<Pair>,
     pub table: Set,
-    /// Who has the registry's lock, and the lock of the bucket of pairs.
+    /// Who has the lock of the only set, and the lock of the bucket of pairs.
     pub registry: Option<u8>,
     pub bucket: Option<u8>,
     /// Who is inside an RCU read-side section, and inside `ts_calls`: a bit for each actor.

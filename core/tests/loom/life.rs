@@ -189,6 +189,8 @@ impl Kernel for Kern {
         self.ends[sk].installed.store(1, Ordering::Release);
     }
 
+    fn enlist(&self, _ep: usize, _set: usize) {}
+
     fn pair_alloc(&self) -> Option<()> {
         Some(())
     }
@@ -349,7 +351,7 @@ fn offered_joined_or_withdrawn() {
                 installed
             }
         });
-        life::offer(&*kernel, ACTIVE, facts(ACTIVE), 0, Wishes::default()).unwrap();
+        life::offer(&*kernel, ACTIVE, &facts(ACTIVE), 0, Wishes::default()).unwrap();
         let joined = joiner.join().unwrap();
         let closed = closer.join().unwrap();
         assert_eq!(joined, kernel.link(ACTIVE) != 0);

@@ -58,19 +58,22 @@ impl Run {
         let ways = self.quiet(|world| world.eps.len() as u8);
         let chosen = if ways > 0 { self.choose(ways) } else { NONE };
         let wanted = some(chosen).map(|ep| {
-            let sk = self.step("ts_index_walk", |world| {
+            let sk = self.wait("ts_index_walk", |world| {
+                if world.registry.is_some() {
+                    return None;
+                }
                 if world.eps[usize::from(ep)].freed || !world.ep(ep).indexed {
-                    return NONE;
+                    return Some(NONE);
                 }
                 let Some(sk) = world.ep(ep).sk else {
                     violation("an endpoint in the index without its socket")
                 };
                 let sock = world.sock(sk);
                 if sock.refs == 0 {
-                    return NONE;
+                    return Some(NONE);
                 }
                 sock.refs += 1;
-                sk
+                Some(sk)
             });
             (ep, some(sk))
         });

@@ -43,10 +43,6 @@ impl Run {
             sock.worn = true;
             DONE
         });
-        self.step("ts_index_add", |world| {
-            world.ep(ep).indexed = true;
-            DONE
-        });
     }
 
     pub(super) fn wears(&self, sk: u8) -> bool {
@@ -77,10 +73,7 @@ impl Run {
             DONE
         });
         self.ts_uninstall_protocol(sk);
-        self.step("sk_user_data", |world| {
-            world.module -= 1;
-            DONE
-        });
+        self.step("sk_user_data", |_| DONE);
         self.ts_clear_user_data(sk, ep);
         self.ts_endpoint_retire(ep);
     }
@@ -142,10 +135,7 @@ impl Run {
         self.ts_uninstall_protocol(sk);
         let known = life::release(self, ep);
         self.ts_endpoint_discard(ep, known);
-        self.quiet(|world| {
-            world.module -= 1;
-            DONE
-        });
+        self.module_put();
     }
 
     /* ---- the kfunc ---- */
@@ -156,7 +146,7 @@ impl Run {
             life::offer(
                 run,
                 sk,
-                scene.facts(sk, connection),
+                &scene.facts(sk, connection),
                 0,
                 life::Wishes::default(),
             )
