@@ -475,7 +475,7 @@ free_memory:
 }
 
 /*
- * No endpoint is left (each holds a reference to the module) and no program (its kfunc call does too). What may still run:
+ * No endpoint is left (for each there is a reference to the module) and no program (its kfunc call does too). What may still run:
  *
  * - the tails of ts_endpoint_unknown(), ts_endpoint_parted() and ts_endpoint_left(): the barriers wait for them;
  * - a task that took a callback from a table which its socket no longer has. synchronize_rcu_tasks() waits until each task has slept or

@@ -4,7 +4,7 @@
  *
  * Every callback here may run for a socket that is not, not yet or no longer ours (a thread loads sk->sk_prot, is preempted, and calls):
  * it looks the link up and falls to base when there is none. The tables and the text live as long as any socket that wears them, by the
- * module references that an endpoint holds, and as long as any thread is in here (ts_exit() in main.c).
+ * module reference of the ULP slot or of an endpoint that is left, and as long as any thread is in here (ts_exit() in main.c).
  *
  * Base may keep a call asleep for ever, which must not keep the module: where nothing of ours is left to do, base is called in a jump
  * (Makefile checks that the compiler made it one), and whoever sleeps there has no frame of ours under it.
@@ -293,7 +293,8 @@ static noinline void ts_release_ours(struct sock *sk, struct ts_endpoint *ep)
 {
 	unsigned long link = smp_load_acquire(&ep->link);
 
-	if (link)
+	/* Whom base serves because somebody else has sk_user_data (ts_endpoint()) is not to be sent back here again and again. */
+	if (link && likely(ep == ts_user_data(sk)))
 		tcp_splice_release_cb(link, sk);
 	/* An accepted socket gets its struct socket in accept(), under this lock and before its descriptor exists. */
 	if (unlikely(!ep->grafted))
