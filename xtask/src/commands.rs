@@ -17,7 +17,7 @@ use crate::qemu::{Disks, Machine};
 use crate::rootfs::{self, Flavour, Rootfs};
 use crate::tally::Tally;
 use crate::ui::{self, Step};
-use crate::{VmOptions, accel, cache, checkout, host, matrix};
+use crate::{VmOptions, accel, cache, checkout, fuzz, host, matrix};
 
 /// The test programs, and what their logs are called; two run at a time. The first takes longest.
 const GUEST_TESTS: [(&str, &str); 5] = [
@@ -492,6 +492,9 @@ fn host_tests(filter: Option<&str>) -> Result<Tally> {
                 filter,
             )?;
         }
+    }
+    if filter.is_none() {
+        tally += fuzz::check()?;
     }
     Ok(tally)
 }

@@ -41,6 +41,25 @@ pub fn run(seconds: u32, filter: Option<&str>) -> Result<Tally> {
     Ok(tally)
 }
 
+/// Compiles the targets, which belong to no workspace, without instrumentation: one test.
+///
+/// # Errors
+/// When what they need cannot be installed.
+pub fn check() -> Result<Tally> {
+    host::need(PACKAGES)?;
+    let step = Step::start("compiling the fuzz targets");
+    let mut check = cargo();
+    check
+        .current_dir(checkout::dir().join("fuzz"))
+        .args(["check", "--quiet", "--locked"]);
+    if let Err(error) = sys::output(&mut check) {
+        ui::line(format_args!("error: {error:#}"));
+        return Ok(Tally::failed_with(format_args!("error: {error:#}")));
+    }
+    step.done("");
+    Ok(Tally::ONE_PASSED)
+}
+
 fn targets(dir: &Path, filter: Option<&str>) -> Result<Vec<String>> {
     let sources = dir.join("fuzz_targets");
     let entries =
