@@ -10,6 +10,7 @@ use std::time::Duration;
 
 use anyhow::{Context, Result, bail};
 
+use crate::boots::Boots;
 use crate::debug_kernel::{self, Checkers, DebugKernel};
 use crate::guest::{self, Boot, Outcome};
 use crate::payload::{self, Job, Payload};
@@ -182,14 +183,32 @@ pub fn bench(options: &VmOptions, more: &[String]) -> Result<()> {
 ///
 /// # Errors
 /// When it fails or the kernel complains.
-pub fn costs(options: &VmOptions, more: &[String]) -> Result<()> {
+pub fn costs(options: &VmOptions, boots: u32, more: &[String]) -> Result<()> {
     let options = VmOptions {
         memory: options.memory.max(COSTS_MEMORY),
         time_limit: options.time_limit.max(COSTS_SECONDS),
         ..options.clone()
     };
-    let costs = ["costs", "--host", &host::line()];
-    measured(&options, Flavour::Usual, "costs", &costs, more)
+    let mut all = Boots::default();
+    for boot in 1..=boots {
+        let host = host::line();
+        let mut costs = vec!["costs", "--host", &host];
+        if boots > 1 {
+            costs.extend(["--only", "connections"]);
+        }
+        measured(&options, Flavour::Usual, "costs", &costs, more)?;
+        if boots > 1 {
+            let results = checkout::dir().join("results/costs");
+            let kept = results.join(format!("costs-{boot}.json"));
+            fs::rename(results.join("costs.json"), &kept)
+                .with_context(|| format!("failed to keep {}", kept.display()))?;
+            all.add(&kept)?;
+        }
+    }
+    if boots > 1 {
+        println!("{}", all.table());
+    }
+    Ok(())
 }
 
 /// A part of tcp-splice-bench in the guest, with its results in results/NAME.

@@ -4,6 +4,7 @@
 
 mod accel;
 mod apt;
+mod boots;
 mod buildlog;
 mod cache;
 mod checkers;
@@ -96,6 +97,9 @@ enum Task {
     Costs {
         #[command(flatten)]
         vm: VmOptions,
+        /// Boot so many times for the part `connections` alone, and show the rates of all boots side by side
+        #[arg(long, default_value_t = 1, value_parser = clap::value_parser!(u32).range(1..))]
+        boots: u32,
         /// More arguments for `tcp-splice-bench costs`
         #[arg(last = true)]
         more: Vec<String>,
@@ -225,7 +229,7 @@ fn main() -> ExitCode {
         Task::Demo { vm, more } => commands::demo(&vm, &more),
         Task::Bench { vm, more } => commands::bench(&vm, &more),
         Task::Instructions { options } => instructions::run(&options),
-        Task::Costs { vm, more } => commands::costs(&vm, &more),
+        Task::Costs { vm, boots, more } => commands::costs(&vm, boots, &more),
         Task::Compat { vm, more } => commands::compat(&vm, &more),
         Task::Fuzz { seconds, filter } => commands::fuzz(seconds, filter.as_deref()),
         Task::Checkers { vm, filter } => commands::checkers(&vm, filter.as_deref()),
