@@ -119,6 +119,7 @@ out:
 	return copied;
 }
 
+/* Between two rounds it is in no section: it does not sleep there, so that ts_exit()'s second synchronize_rcu_tasks() waits for it. */
 static noinline int ts_recv_anew(struct sock *sk, struct msghdr *msg, size_t len, int flags)
 {
 	int copied;

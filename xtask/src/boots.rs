@@ -1,6 +1,5 @@
 // SPDX-License-Identifier: GPL-2.0-only
-//! The rates of connections in several boots, side by side: an emulated boot favours one way or another for as long as it lasts, so that its own
-//! rounds say nothing of the next one's.
+//! The rates of connections in several boots, side by side: whether the next boot says what one has said, its own rounds cannot tell.
 
 use std::fs;
 use std::path::Path;
