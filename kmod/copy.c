@@ -150,14 +150,14 @@ static __always_inline size_t ts_iterate(struct iov_iter *iter, size_t len, void
 	return iter_is_ubuf(iter) ? iterate_ubuf(iter, len, ring, NULL, step) : iterate_iovec(iter, len, ring, NULL, step);
 }
 
-size_t ts_copy_from_iter(void *to, size_t bytes, struct msghdr *msg)
+__ts_spliced size_t ts_copy_from_iter(void *to, size_t bytes, struct msghdr *msg)
 {
 	if (unlikely(!user_backed_iter(&msg->msg_iter)))
 		return _copy_from_iter(to, bytes, &msg->msg_iter);
 	return ts_iterate(&msg->msg_iter, bytes, to, ts_from_user);
 }
 
-size_t ts_copy_to_iter(const void *from, size_t bytes, struct msghdr *msg)
+__ts_spliced size_t ts_copy_to_iter(const void *from, size_t bytes, struct msghdr *msg)
 {
 	if (unlikely(!user_backed_iter(&msg->msg_iter)))
 		return _copy_to_iter(from, bytes, &msg->msg_iter);
@@ -170,12 +170,12 @@ void __init ts_copy_init(void)
 {
 }
 
-size_t ts_copy_from_iter(void *to, size_t bytes, struct msghdr *msg)
+__ts_spliced size_t ts_copy_from_iter(void *to, size_t bytes, struct msghdr *msg)
 {
 	return _copy_from_iter(to, bytes, &msg->msg_iter);
 }
 
-size_t ts_copy_to_iter(const void *from, size_t bytes, struct msghdr *msg)
+__ts_spliced size_t ts_copy_to_iter(const void *from, size_t bytes, struct msghdr *msg)
 {
 	return _copy_to_iter(from, bytes, &msg->msg_iter);
 }

@@ -111,7 +111,7 @@ static u32 ts_other_obstacles(const struct bpf_sock_ops_kern *ctx)
 	return obstacles;
 }
 
-void ts_facts(const struct bpf_sock_ops_kern *ctx, struct ts_facts *facts)
+__ts_offered void ts_facts(const struct bpf_sock_ops_kern *ctx, struct ts_facts *facts)
 {
 	u32 obstacles = ts_kind_obstacles(ctx);
 	const struct sock *sk = ctx->sk;

@@ -50,7 +50,7 @@ static bool ts_peer_wants_packets(struct sock *const *slot)
  */
 #define ts_tcp_flag(sk, flag) data_race((bool)tcp_sk(sk)->flag)
 
-u64 ts_tx_view(const struct sock *sk, struct sock *const *peer)
+__ts_spliced u64 ts_tx_view(const struct sock *sk, struct sock *const *peer)
 {
 	u32 flags = 0;
 
@@ -77,7 +77,7 @@ u64 ts_tx_view(const struct sock *sk, struct sock *const *peer)
  * Process context, the lane's send lock held. The socket is the caller's own, the other end's lives until rcu_read_unlock(), see
  * ts_notify_readable().
  */
-bool ts_tx_is_quiet(const struct sock *sk, struct sock *const *peer, u32 border)
+__ts_spliced bool ts_tx_is_quiet(const struct sock *sk, struct sock *const *peer, u32 border)
 {
 	const struct sock *to;
 	unsigned long odd;
@@ -97,7 +97,7 @@ bool ts_tx_is_quiet(const struct sock *sk, struct sock *const *peer, u32 border)
 	return !odd;
 }
 
-void ts_rx_view(const struct sock *sk, struct ts_rx_view *view)
+__ts_spliced void ts_rx_view(const struct sock *sk, struct ts_rx_view *view)
 {
 	const struct tcp_sock *tp = tcp_sk(sk);
 	u32 flags = 0;
@@ -142,7 +142,7 @@ int ts_rx_end(struct sock *sk)
 	return err;
 }
 
-u32 ts_disconnects(const struct sock *sk)
+__ts_spliced u32 ts_disconnects(const struct sock *sk)
 {
 	return READ_ONCE(sk->sk_disconnects);
 }
@@ -154,22 +154,22 @@ int ts_tcp_inq(struct sock *sk)
 
 /* ---- endpoint and socket ---- */
 
-void ts_sock_hold(struct sock *sk)
+__ts_spliced void ts_sock_hold(struct sock *sk)
 {
 	sock_hold(sk);
 }
 
-void ts_sock_put(struct sock *sk)
+__ts_spliced void ts_sock_put(struct sock *sk)
 {
 	sock_put(sk);
 }
 
-void ts_lock_sock(struct sock *sk)
+__ts_spliced void ts_lock_sock(struct sock *sk)
 {
 	lock_sock(sk);
 }
 
-void ts_release_sock(struct sock *sk)
+__ts_spliced void ts_release_sock(struct sock *sk)
 {
 	release_sock(sk);
 }
@@ -192,7 +192,7 @@ static u64 ts_registry_key __ro_after_init;
  *
  * Never taken in a hard interrupt: to keep all of them out is cheaper than to let softirqs in again.
  */
-unsigned long ts_registry_lock(unsigned int set)
+__ts_offered unsigned long ts_registry_lock(unsigned int set)
 {
 	unsigned long flags;
 
@@ -200,7 +200,7 @@ unsigned long ts_registry_lock(unsigned int set)
 	return flags;
 }
 
-void ts_registry_unlock(unsigned int set, unsigned long flags)
+__ts_offered void ts_registry_unlock(unsigned int set, unsigned long flags)
 {
 	spin_unlock_irqrestore(&ts_bucket_of_set(set)->lock, flags);
 }
@@ -209,7 +209,7 @@ void ts_registry_unlock(unsigned int set, unsigned long flags)
  * Multiply-shift, by an odd number that nobody knows (Dietzfelbinger et al., A reliable randomized algorithm for the closest-pair problem, 1997):
  * the upper bits are good. Sequence numbers are the kernel's choice, and a flood takes no more than its namespace's share of a set.
  */
-u32 ts_registry_hash(u32 active_seq, u32 passive_seq)
+__ts_offered u32 ts_registry_hash(u32 active_seq, u32 passive_seq)
 {
 	return (((u64)active_seq << 32 | passive_seq) * ts_registry_key) >> 32;
 }
@@ -282,17 +282,17 @@ out:
 }
 
 /* Base recvmsg as a part of ours: the control messages of the last one count, as if it had been the only one. */
-int ts_base_recvmsg_nowait(struct sock *sk, struct msghdr *msg, size_t len, int flags)
+__ts_spliced int ts_base_recvmsg_nowait(struct sock *sk, struct msghdr *msg, size_t len, int flags)
 {
 	return ts_call_recvmsg(sk, msg, len, flags | MSG_DONTWAIT);
 }
 
-struct ts_control ts_control_of(const struct msghdr *msg)
+__ts_spliced struct ts_control ts_control_of(const struct msghdr *msg)
 {
 	return (struct ts_control) { .at = msg->msg_control, .len = msg->msg_controllen };
 }
 
-void ts_control_reset(struct msghdr *msg, struct ts_control control)
+__ts_spliced void ts_control_reset(struct msghdr *msg, struct ts_control control)
 {
 	msg->msg_control = control.at;
 	msg->msg_controllen = control.len;
@@ -331,7 +331,7 @@ void ts_peek_off_move(struct sock *sk, int bytes, bool peek)
 		sk_peek_offset_bwd(sk, bytes);
 }
 
-u32 ts_recv_extras(const struct sock *sk, const struct msghdr *msg)
+__ts_spliced u32 ts_recv_extras(const struct sock *sk, const struct msghdr *msg)
 {
 	u32 extras = 0;
 

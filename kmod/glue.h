@@ -14,6 +14,8 @@
 #include <linux/limits.h>
 #include <linux/types.h>
 
+#include "sections.h"
+
 struct sock;
 struct msghdr;
 struct seq_file;
@@ -96,6 +98,8 @@ void *ts_ring_alloc(size_t bytes);
 void ts_ring_free(void *ring);
 void *ts_chunk_alloc(size_t bytes);
 void ts_chunk_free(void *chunk, size_t bytes);
+void *ts_head_alloc(size_t bytes);
+void ts_head_free(void *head, size_t bytes);
 
 /* ---- endpoint and socket ---- */
 

@@ -11,6 +11,7 @@
 #include <linux/spinlock.h>
 
 #include "index.h"
+#include "sections.h"
 
 #define TS_SERIAL_BITS	40
 #define TS_SERIAL_MASK	((1ULL << TS_SERIAL_BITS) - 1)
@@ -34,7 +35,7 @@ void ts_index_init(struct ts_index *index, struct lock_class_key *key)
 }
 
 /* To whichever bucket. Any context, also with interrupts off. */
-void ts_index_add(struct ts_index *index, struct ts_node *node)
+__ts_spliced void ts_index_add(struct ts_index *index, struct ts_node *node)
 {
 	struct ts_bucket *bucket = &index->buckets[hash_ptr(node, TS_BUCKETS_LOG2)];
 	unsigned long flags;
@@ -45,7 +46,7 @@ void ts_index_add(struct ts_index *index, struct ts_node *node)
 }
 
 /* As ts_index_add(). */
-void ts_index_remove(struct ts_node *node)
+__ts_offered void ts_index_remove(struct ts_node *node)
 {
 	struct ts_bucket *bucket = node->bucket;
 	unsigned long flags;

@@ -48,7 +48,7 @@ module_param_cb(ring_kbytes, &ts_ring_kbytes_ops, &ts_param_ring_kbytes, 0644);
 __MODULE_PARM_TYPE(ring_kbytes, "uint");
 MODULE_PARM_DESC(ring_kbytes, "size of a ring in KiB, 4 to 16384, rounded up to a power of two; for later connections (default 64)");
 
-u32 ts_ring_kbytes(void)
+__ts_spliced u32 ts_ring_kbytes(void)
 {
 	return READ_ONCE(ts_param_ring_kbytes);
 }
@@ -111,7 +111,7 @@ static noinline bool ts_tenant_is_held_up(const struct sock *sk)
 }
 
 /* Any context. */
-bool ts_is_held_up(const struct sock *sk)
+__ts_offered bool ts_is_held_up(const struct sock *sk)
 {
 	return unlikely(atomic_read(&ts_retired) >= TS_RETIRED_MAX) && ts_tenant_is_held_up(sk);
 }
@@ -123,7 +123,7 @@ static void ts_endpoint_construct(void *object)
 }
 
 /* ts_install() and Rust write the rest. */
-struct ts_endpoint_body *ts_endpoint_alloc(void)
+__ts_offered struct ts_endpoint_body *ts_endpoint_alloc(void)
 {
 	struct ts_endpoint *ep = kmem_cache_alloc(ts_endpoint_cache, GFP_ATOMIC | __GFP_NOWARN);
 
@@ -139,12 +139,12 @@ struct ts_endpoint_body *ts_endpoint_alloc(void)
 }
 
 /* Of an endpoint that nobody knows of, or the last step of freeing one. */
-void ts_endpoint_unmake(struct ts_endpoint_body *body)
+__ts_offered void ts_endpoint_unmake(struct ts_endpoint_body *body)
 {
 	kmem_cache_free(ts_endpoint_cache, ts_endpoint_of(body));
 }
 
-static void ts_endpoint_free(struct ts_endpoint *ep)
+static __ts_offered void ts_endpoint_free(struct ts_endpoint *ep)
 {
 	tcp_splice_endpoint_let_go((struct ts_endpoint_body *)ep->body);
 	tcp_splice_endpoint_free((struct ts_endpoint_body *)ep->body);
@@ -152,7 +152,7 @@ static void ts_endpoint_free(struct ts_endpoint *ep)
 }
 
 /* An RCU callback. */
-static void ts_endpoint_unknown(struct rcu_head *rcu)
+static __ts_spliced void ts_endpoint_unknown(struct rcu_head *rcu)
 {
 	ts_endpoint_free(container_of(rcu, struct ts_endpoint, rcu));
 	module_put(THIS_MODULE);	/* exit waits for the callbacks with barriers */
@@ -171,7 +171,7 @@ atomic_long_t ts_drained;
  *
  * tcp_cleanup_ulp() puts the slot's reference to the module when this has returned; an endpoint that stays longer has one of its own.
  */
-void ts_endpoint_discard(struct ts_endpoint *ep, bool known)
+__ts_offered void ts_endpoint_discard(struct ts_endpoint *ep, bool known)
 {
 	bool drains = unlikely(atomic_read(&ts_drains));
 
@@ -233,22 +233,22 @@ void ts_endpoint_retire(struct ts_endpoint *ep, bool counted)
 }
 
 /* Drains find it from here on. It is installed; the lock of its set is held. */
-void ts_endpoint_enlist(struct ts_endpoint_body *body, unsigned int set)
+__ts_offered void ts_endpoint_enlist(struct ts_endpoint_body *body, unsigned int set)
 {
 	ts_bucket_add(ts_bucket_of_set(set), &ts_endpoint_of(body)->node);
 }
 
-struct sock *ts_endpoint_sock(struct ts_endpoint_body *body)
+__ts_spliced struct sock *ts_endpoint_sock(struct ts_endpoint_body *body)
 {
 	return ts_endpoint_of(body)->sk;
 }
 
-unsigned long ts_endpoint_link(const struct ts_endpoint_body *body)
+__ts_offered unsigned long ts_endpoint_link(const struct ts_endpoint_body *body)
 {
 	return smp_load_acquire(&ts_endpoint_of(body)->link);
 }
 
-void ts_endpoint_set_link(struct ts_endpoint_body *body, unsigned long link)
+__ts_spliced void ts_endpoint_set_link(struct ts_endpoint_body *body, unsigned long link)
 {
 	smp_store_release(&ts_endpoint_of(body)->link, link);
 }
@@ -259,12 +259,13 @@ void ts_endpoint_set_link(struct ts_endpoint_body *body, unsigned long link)
  */
 #define TS_GFP_RING (GFP_KERNEL_ACCOUNT | __GFP_NOWARN | __GFP_NORETRY)
 
-void *ts_ring_alloc(size_t bytes)
+/* A table of chunks: a few pointers, but many for a ring of many MiB. */
+__ts_spliced void *ts_ring_alloc(size_t bytes)
 {
-	return kvzalloc(bytes, TS_GFP_RING);
+	return bytes <= PAGE_SIZE ? kzalloc(bytes, TS_GFP_RING) : kvzalloc(bytes, TS_GFP_RING);
 }
 
-void ts_ring_free(void *ring)
+__ts_spliced void ts_ring_free(void *ring)
 {
 	kvfree(ring);
 }
@@ -284,18 +285,47 @@ static long ts_ring_pages_max(void)
 	return mbytes ? (long)mbytes << (20 - PAGE_SHIFT) : ts_ring_pages_default;
 }
 
-void *ts_chunk_alloc(size_t bytes)
+/* False: all rings together have as much as they may. */
+static __ts_spliced bool ts_ring_pages_take(long pages)
 {
-	long pages = 1L << get_order(bytes);
-	void *chunk = NULL;
-
 	if (atomic_long_add_return(pages, &ts_ring_pages) <= ts_ring_pages_max())
-		chunk = (void *)__get_free_pages(TS_GFP_RING | __GFP_COMP, get_order(bytes));
-	if (chunk)
+		return true;
+	atomic_long_sub(pages, &ts_ring_pages);
+	return false;
+}
+
+static __ts_spliced void *ts_ring_pages_have(void *memory, long pages)
+{
+	if (likely(memory))
 		ts_idle_watch();
 	else
 		atomic_long_sub(pages, &ts_ring_pages);
-	return chunk;
+	return memory;
+}
+
+__ts_spliced void *ts_chunk_alloc(size_t bytes)
+{
+	long pages = 1L << get_order(bytes);
+
+	if (!ts_ring_pages_take(pages))
+		return NULL;
+	return ts_ring_pages_have((void *)__get_free_pages(TS_GFP_RING | __GFP_COMP, get_order(bytes)), pages);
+}
+
+/* A page's worth, but no page: slab caches keep some at hand, and most connections need nothing else. It cannot be lent. */
+__ts_spliced void *ts_head_alloc(size_t bytes)
+{
+	long pages = DIV_ROUND_UP(bytes, PAGE_SIZE);
+
+	if (!ts_ring_pages_take(pages))
+		return NULL;
+	return ts_ring_pages_have(kmalloc(bytes, TS_GFP_RING), pages);
+}
+
+__ts_spliced void ts_head_free(void *head, size_t bytes)
+{
+	kfree(head);
+	atomic_long_sub(DIV_ROUND_UP(bytes, PAGE_SIZE), &ts_ring_pages);
 }
 
 bool ts_rings_have_memory(void)
@@ -304,7 +334,7 @@ bool ts_rings_have_memory(void)
 }
 
 /* Pipes may still have references to it (ts_pipe_add()): then it is free when they are done. */
-void ts_chunk_free(void *chunk, size_t bytes)
+__ts_spliced void ts_chunk_free(void *chunk, size_t bytes)
 {
 	free_pages((unsigned long)chunk, get_order(bytes));
 	atomic_long_sub(1L << get_order(bytes), &ts_ring_pages);
@@ -336,7 +366,7 @@ struct ts_counters {
 
 static DEFINE_PER_CPU(struct ts_counters, ts_counters);
 
-void ts_stat_add(unsigned int counter, u64 value)
+__ts_offered void ts_stat_add(unsigned int counter, u64 value)
 {
 	u64 __percpu *values = ts_counters.value;	/* as an array it would be checked twice */
 
@@ -390,7 +420,7 @@ __bpf_kfunc_start_defs();
  *
  * Return: 0 if the end was offered or joined, -EINVAL for bad arguments, another error if it stays plain TCP.
  */
-__bpf_kfunc int bpf_tcp_splice_pair(struct bpf_sock_ops *ctx, u64 flags, u32 busy_poll_us, u32 ring_kbytes)
+__bpf_kfunc __ts_offered int bpf_tcp_splice_pair(struct bpf_sock_ops *ctx, u64 flags, u32 busy_poll_us, u32 ring_kbytes)
 {
 	return tcp_splice_pair((struct bpf_sock_ops_kern *)ctx, flags, busy_poll_us, ring_kbytes);
 }

@@ -49,7 +49,7 @@ static void ts_pair_construct(void *object)
 }
 
 /* Rust writes all of the body, ts_pair_list() the node. */
-struct ts_pair_body *ts_pair_alloc(void)
+__ts_spliced struct ts_pair_body *ts_pair_alloc(void)
 {
 	struct ts_pair *pair = kmem_cache_alloc(ts_pairs, GFP_ATOMIC | __GFP_NOWARN);
 
@@ -61,7 +61,7 @@ struct ts_pair_body *ts_pair_alloc(void)
 }
 
 /* Any context. Not listed (any more). The next pair has its locks as they are. */
-void ts_pair_free(struct ts_pair_body *body)
+__ts_spliced void ts_pair_free(struct ts_pair_body *body)
 {
 	struct ts_pair *pair = ts_pair_of(body);
 	unsigned int i;
@@ -72,7 +72,7 @@ void ts_pair_free(struct ts_pair_body *body)
 	module_put(THIS_MODULE);
 }
 
-void ts_lane_lock(struct ts_pair_body *pair, unsigned int which)
+__ts_spliced void ts_lane_lock(struct ts_pair_body *pair, unsigned int which)
 {
 	mutex_lock(&ts_pair_of(pair)->lane[which & 3].lock);
 }
@@ -93,12 +93,12 @@ bool ts_lane_trylock(struct ts_pair_body *pair, unsigned int which, bool patient
 	return false;
 }
 
-void ts_lane_unlock(struct ts_pair_body *pair, unsigned int which)
+__ts_spliced void ts_lane_unlock(struct ts_pair_body *pair, unsigned int which)
 {
 	mutex_unlock(&ts_pair_of(pair)->lane[which & 3].lock);
 }
 
-bool ts_lane_is_locked(struct ts_pair_body *pair, unsigned int which)
+__ts_spliced bool ts_lane_is_locked(struct ts_pair_body *pair, unsigned int which)
 {
 	return mutex_is_locked(&ts_pair_of(pair)->lane[which & 3].lock);
 }
@@ -106,13 +106,13 @@ bool ts_lane_is_locked(struct ts_pair_body *pair, unsigned int which)
 /* ---- the list ---- */
 
 /* The pair's endpoints are alive. Any context. */
-void ts_pair_list(struct ts_pair_body *body)
+__ts_spliced void ts_pair_list(struct ts_pair_body *body)
 {
 	ts_index_add(&ts_listed, &ts_pair_of(body)->node);
 }
 
 /* Before anything of it is freed. It was listed, and its endpoints are gone. Any context. */
-void ts_pair_unlist(struct ts_pair_body *body)
+__ts_spliced void ts_pair_unlist(struct ts_pair_body *body)
 {
 	ts_index_remove(&ts_pair_of(body)->node);
 }
@@ -180,10 +180,14 @@ static void ts_idle_work(struct work_struct *work)
 		ts_idle_watch();
 }
 
-/* Some ring has got memory. Process context. */
-void ts_idle_watch(void)
+/*
+ * Some ring has got memory: counted, and then a full barrier, before this is called. Process context. A worker that was still pending here has a
+ * full barrier, too, once it is not (set_work_pool_and_clear_pending()), and so sees in the end that there is memory.
+ */
+__ts_spliced void ts_idle_watch(void)
 {
-	schedule_delayed_work(&ts_idle, TS_IDLE_PERIOD);
+	if (!delayed_work_pending(&ts_idle))
+		schedule_delayed_work(&ts_idle, TS_IDLE_PERIOD);
 }
 
 void ts_idle_exit(void)

@@ -80,7 +80,7 @@ bool ts_pipe_lends(size_t len)
  * Does anybody but the ring have a reference to this chunk, all of which the receiver has given back? Nobody new can get one then,
  * but from those who have one.
  */
-bool ts_chunk_is_lent(const void *chunk)
+__ts_spliced bool ts_chunk_is_lent(const void *chunk)
 {
 	bool lent = page_ref_count(virt_to_page(chunk)) > 1;
 

@@ -36,7 +36,7 @@ struct ts_callbacks ts_default __ro_after_init;
 #endif
 
 /* Somebody has put his own callback on a spliced socket without asking (iscsi_tcp does): he will read it behind our back. */
-bool ts_is_taken(const struct sock *sk)
+__ts_spliced bool ts_is_taken(const struct sock *sk)
 {
 	return READ_ONCE(sk->sk_data_ready) != ts_default.data_ready;
 }
@@ -44,7 +44,7 @@ bool ts_is_taken(const struct sock *sk)
 /* ---- struct proto: data ---- */
 
 /* TS_BASE: base is to do it. */
-static noinline int ts_try_sendmsg(struct sock *sk, struct msghdr *msg, size_t size)
+static noinline __ts_offered int ts_try_sendmsg(struct sock *sk, struct msghdr *msg, size_t size)
 {
 	unsigned int flags = msg->msg_flags, need = TS_NEED_NOTHING;
 	struct ts_endpoint *ep;
@@ -73,7 +73,7 @@ out:
 	return sent;
 }
 
-static __ts_jumps int ts_sendmsg(struct sock *sk, struct msghdr *msg, size_t size)
+static __ts_jumps __ts_offered int ts_sendmsg(struct sock *sk, struct msghdr *msg, size_t size)
 {
 	int sent = ts_try_sendmsg(sk, msg, size);
 
@@ -94,7 +94,7 @@ static noinline int ts_recv_busy(unsigned long link, struct sock *sk, struct msg
 }
 
 /* As ts_try_sendmsg(); or -ESTALE: ts_recv_anew(). Whoever needs its arguments once more has them. */
-static noinline int ts_try_recvmsg(struct sock *sk, struct msghdr *msg, size_t len, int flags)
+static noinline __ts_offered int ts_try_recvmsg(struct sock *sk, struct msghdr *msg, size_t len, int flags)
 {
 	int copied = TS_BASE;
 	struct ts_endpoint *ep;
@@ -142,14 +142,14 @@ static __always_inline int ts_recv(struct sock *sk, struct msghdr *msg, size_t l
 }
 
 #if TS_HAVE_RECVMSG_PLAIN
-static __ts_jumps int ts_recvmsg(struct sock *sk, struct msghdr *msg, size_t len, int flags)
+static __ts_jumps __ts_offered int ts_recvmsg(struct sock *sk, struct msghdr *msg, size_t len, int flags)
 {
 	int copied = ts_recv(sk, msg, len, flags);
 
 	return likely(copied != TS_BASE) ? copied : tcp_prot.recvmsg(sk, msg, len, flags);
 }
 #else
-static __ts_jumps int ts_recvmsg(struct sock *sk, struct msghdr *msg, size_t len, int flags, int *addr_len)
+static __ts_jumps __ts_offered int ts_recvmsg(struct sock *sk, struct msghdr *msg, size_t len, int flags, int *addr_len)
 {
 	int copied = ts_recv(sk, msg, len, flags);
 
@@ -157,7 +157,7 @@ static __ts_jumps int ts_recvmsg(struct sock *sk, struct msghdr *msg, size_t len
 }
 #endif
 
-static bool ts_sock_is_readable(struct sock *sk)
+static __ts_spliced bool ts_sock_is_readable(struct sock *sk)
 {
 	unsigned long link;
 	bool readable;
@@ -169,7 +169,7 @@ static bool ts_sock_is_readable(struct sock *sk)
 	return readable;
 }
 
-static bool ts_stream_memory_free(const struct sock *sk, int wake)
+static __ts_offered bool ts_stream_memory_free(const struct sock *sk, int wake)
 {
 	unsigned long link;
 	bool free;
@@ -214,7 +214,7 @@ static void ts_shutdown(struct sock *sk, int how)
  * TCP is over (reset, abort, last FIN): nothing may be published any more, in either direction; what was stays readable. The
  * socket's lock is held in some shape; any context.
  */
-static void ts_unhash(struct sock *sk)
+static __ts_offered void ts_unhash(struct sock *sk)
 {
 	unsigned long link = ts_link(sk);
 
@@ -224,7 +224,7 @@ static void ts_unhash(struct sock *sk)
 	tcp_prot.unhash(sk);
 }
 
-static noinline void ts_close_ring(struct sock *sk)
+static noinline __ts_offered void ts_close_ring(struct sock *sk)
 {
 	struct srcu_ctr __percpu *calls = ts_calls_enter();
 	struct ts_endpoint *ep = ts_endpoint(sk);
@@ -236,7 +236,7 @@ static noinline void ts_close_ring(struct sock *sk)
 	ts_calls_leave(calls);
 }
 
-static __ts_jumps void ts_close(struct sock *sk, long timeout)
+static __ts_jumps __ts_offered void ts_close(struct sock *sk, long timeout)
 {
 	ts_close_ring(sk);
 	ts_delay_at(closing);
@@ -290,7 +290,7 @@ static bool ts_base_release_is_due(const struct sock *sk)
 #endif
 }
 
-static noinline void ts_release_ours(struct sock *sk, struct ts_endpoint *ep)
+static noinline __ts_spliced void ts_release_ours(struct sock *sk, struct ts_endpoint *ep)
 {
 	unsigned long link = smp_load_acquire(&ep->link);
 
@@ -305,7 +305,7 @@ static noinline void ts_release_ours(struct sock *sk, struct ts_endpoint *ep)
 }
 
 /* Each release_sock() comes here, and mostly has nothing to do: no frame, and under the socket's lock the slot alone says whose it is. */
-static void ts_release_cb(struct sock *sk)
+static __ts_offered void ts_release_cb(struct sock *sk)
 {
 	const struct inet_connection_sock *icsk = inet_csk(sk);
 
@@ -331,7 +331,7 @@ static bool ts_wear_protocol(struct sock *sk)
 }
 
 /* Under the socket's lock. Calls that are on their way into our tables fall to base by themselves. */
-void ts_uninstall_protocol(struct sock *sk)
+__ts_offered void ts_uninstall_protocol(struct sock *sk)
 {
 	struct socket *sock = sk->sk_socket;
 
@@ -377,7 +377,7 @@ static bool ts_poll_ring(const struct sock *sk, unsigned long link, __poll_t wan
 	return true;
 }
 
-static __poll_t ts_poll(struct file *file, struct socket *sock, struct poll_table_struct *wait)
+static __ts_spliced __poll_t ts_poll(struct file *file, struct socket *sock, struct poll_table_struct *wait)
 {
 	struct srcu_ctr __percpu *calls = ts_calls_enter();
 	__poll_t wanted = poll_requested_events(wait);
@@ -453,7 +453,7 @@ static void __init ts_init_prot(struct proto *prot, const struct proto *base)
  * Takes sk_user_data, or says that somebody else has it: a sockmap, KCM or a SO_REUSEPORT map may come with less than the socket's lock
  * (sock_map_update_elem(), bpf_fd_reuseport_array_update_elem()), but all look and store under this one. Any context.
  */
-bool ts_claim(struct sock *sk, struct ts_endpoint_body *body)
+__ts_offered bool ts_claim(struct sock *sk, struct ts_endpoint_body *body)
 {
 	struct ts_endpoint *ep = ts_endpoint_of(body);
 	unsigned long flags;
@@ -471,7 +471,7 @@ bool ts_claim(struct sock *sk, struct ts_endpoint_body *body)
  * Called by the kfunc, with the socket's lock in either shape, not sleeping. The ULP slot was seen free under this lock, and sk_user_data
  * is claimed. From the release on, callbacks find the endpoint.
  */
-void ts_install(struct sock *sk, struct ts_endpoint_body *body, bool busy_polls)
+__ts_offered void ts_install(struct sock *sk, struct ts_endpoint_body *body, bool busy_polls)
 {
 	struct ts_endpoint *ep = ts_endpoint_of(body);
 	struct inet_connection_sock *icsk = inet_csk(sk);
@@ -505,7 +505,7 @@ static void ts_clear_user_data(struct sock *sk, struct ts_endpoint *ep)
  *
  * @counted: not for a drain, which is root's.
  */
-void ts_take_off(struct sock *sk, struct ts_endpoint *ep, bool counted)
+__ts_offered void ts_take_off(struct sock *sk, struct ts_endpoint *ep, bool counted)
 {
 	struct inet_connection_sock *icsk = inet_csk(sk);
 	unsigned long flags;
@@ -524,7 +524,7 @@ void ts_take_off(struct sock *sk, struct ts_endpoint *ep, bool counted)
  * tcp_cleanup_ulp(), from the socket's destroy: no descriptor is left, so no call of this socket is under way; the other end, if there is
  * one, may be waking us under RCU, and then everything is freed a grace period later. The slot's reference to the module is put after this.
  */
-static void ts_ulp_release(struct sock *sk)
+static __ts_offered void ts_ulp_release(struct sock *sk)
 {
 	struct ts_endpoint *ep = (struct ts_endpoint *)rcu_access_pointer(inet_csk(sk)->icsk_ulp_data);
 

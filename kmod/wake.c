@@ -18,12 +18,12 @@
 static_assert(sizeof(struct wait_queue_entry) <= sizeof(struct ts_wait));
 
 /* Our own, to know our sleepers by. */
-static int ts_wake_function(struct wait_queue_entry *entry, unsigned int mode, int sync, void *key)
+static __ts_spliced int ts_wake_function(struct wait_queue_entry *entry, unsigned int mode, int sync, void *key)
 {
 	return autoremove_wake_function(entry, mode, sync, key);
 }
 
-void ts_wait_begin(struct sock *sk, struct ts_wait *wait)
+__ts_spliced void ts_wait_begin(struct sock *sk, struct ts_wait *wait)
 {
 	struct wait_queue_entry *entry = (struct wait_queue_entry *)wait;
 
@@ -32,7 +32,7 @@ void ts_wait_begin(struct sock *sk, struct ts_wait *wait)
 }
 
 /* Outside ts_calls: the caller has a reference to its pair. */
-long ts_sleep(struct ts_call *call, long timeout)
+__ts_spliced long ts_sleep(struct ts_call *call, long timeout)
 {
 	ts_calls_leave(call->section);
 	ts_delay_at(asleep);
@@ -42,27 +42,27 @@ long ts_sleep(struct ts_call *call, long timeout)
 	return timeout;
 }
 
-void ts_wait_end(struct sock *sk, struct ts_wait *wait)
+__ts_spliced void ts_wait_end(struct sock *sk, struct ts_wait *wait)
 {
 	finish_wait(sk_sleep(sk), (struct wait_queue_entry *)wait);
 }
 
-long ts_rcvtimeo(const struct sock *sk)
+__ts_spliced long ts_rcvtimeo(const struct sock *sk)
 {
 	return sock_rcvtimeo(sk, false);
 }
 
-long ts_sndtimeo(const struct sock *sk)
+__ts_spliced long ts_sndtimeo(const struct sock *sk)
 {
 	return sock_sndtimeo(sk, false);
 }
 
-int ts_rcvlowat(const struct sock *sk, bool waitall, int len)
+__ts_spliced int ts_rcvlowat(const struct sock *sk, bool waitall, int len)
 {
 	return sock_rcvlowat(sk, waitall, len);
 }
 
-bool ts_signal_pending(void)
+__ts_spliced bool ts_signal_pending(void)
 {
 	return signal_pending(current);
 }
@@ -73,7 +73,7 @@ int ts_intr_errno(long timeout)
 }
 
 /* The writer's half of the SOCK_NOSPACE protocol (tcp_poll(), sk_stream_wait_memory()). */
-void ts_set_nospace(struct sock *sk)
+__ts_spliced void ts_set_nospace(struct sock *sk)
 {
 	struct socket *sock = READ_ONCE(sk->sk_socket);
 
@@ -121,7 +121,7 @@ void ts_wake_ours(struct sock *sk)
  * smp_mb__after_atomic() is a compiler barrier, and this is the full barrier elsewhere. Pairs with set_current_state() in
  * prepare_to_wait() and with the one in sock_poll_wait().
  */
-bool ts_notify_readable(struct sock *const *slot)
+__ts_spliced bool ts_notify_readable(struct sock *const *slot)
 {
 	void (*data_ready)(struct sock *sk);
 	struct socket_wq *wq;
@@ -143,7 +143,7 @@ bool ts_notify_readable(struct sock *const *slot)
 	return woke;
 }
 
-void ts_notify_writeable(struct sock *const *slot)
+__ts_spliced void ts_notify_writeable(struct sock *const *slot)
 {
 	void (*write_space)(struct sock *sk);
 	struct socket_wq *wq;
@@ -202,7 +202,7 @@ long ts_end_jiffies(void)
  * Nothing has happened yet, but soon will. Pollers are woken without a key, so that they look for themselves before they believe it
  * (io_uring's poll takes a key's word); else with a key that none of them asks for. False: nobody was there.
  */
-bool ts_wake_ahead(struct sock *const *slot, bool pollers)
+__ts_spliced bool ts_wake_ahead(struct sock *const *slot, bool pollers)
 {
 	struct socket_wq *wq;
 	bool found = false;
@@ -226,7 +226,7 @@ static DEFINE_PER_CPU(unsigned long, ts_last_batch);
  * Has this thread not slept since it asked last? It has other work at hand, then, and is not alone in this. Two threads that share a
  * processor, or one that changes it, get the other answer: a hint.
  */
-bool ts_is_in_a_batch(void)
+__ts_spliced bool ts_is_in_a_batch(void)
 {
 	unsigned long now = (unsigned long)current + current->nvcsw;
 
@@ -234,7 +234,7 @@ bool ts_is_in_a_batch(void)
 }
 
 /* Does a thread sleep inside base recvmsg, splice_read or sendmsg of the other end? Only those use this wake function. */
-bool ts_base_reader_asleep(struct sock *const *slot)
+__ts_spliced bool ts_base_reader_asleep(struct sock *const *slot)
 {
 	struct wait_queue_entry *entry;
 	struct socket_wq *wq = NULL;
@@ -261,7 +261,7 @@ bool ts_base_reader_asleep(struct sock *const *slot)
  * Called by a lock owner that is about to let go of the socket. If it is a reader inside base code about to sleep, sleep would
  * never end for ring bytes: make it return to user space's edge and come back through us (-ERESTARTSYS without a signal).
  */
-void ts_kick_base_reader(struct sock *sk)
+__ts_spliced void ts_kick_base_reader(struct sock *sk)
 {
 	struct wait_queue_entry *entry;
 	wait_queue_head_t *wait;
@@ -283,7 +283,7 @@ void ts_kick_base_reader(struct sock *sk)
 	rcu_read_unlock();
 }
 
-u32 ts_busy_poll_us(const struct sock *sk)
+__ts_spliced u32 ts_busy_poll_us(const struct sock *sk)
 {
 #ifdef CONFIG_NET_RX_BUSY_POLL
 	return READ_ONCE(sk->sk_ll_usec);
@@ -292,30 +292,30 @@ u32 ts_busy_poll_us(const struct sock *sk)
 #endif
 }
 
-u64 ts_clock_us(void)
+__ts_spliced u64 ts_clock_us(void)
 {
 	return ktime_get_ns() >> 10;
 }
 
 /* Moves with the timer interrupt; cheap. */
-u64 ts_coarse_clock_us(void)
+__ts_offered u64 ts_coarse_clock_us(void)
 {
 	return get_jiffies_64() * (USEC_PER_SEC / HZ);
 }
 
-bool ts_must_stop_spinning(void)
+__ts_spliced bool ts_must_stop_spinning(void)
 {
 	return need_resched() || signal_pending(current);
 }
 
 /* Does nobody else want this processor? A hint. */
-bool ts_is_alone_here(void)
+__ts_spliced bool ts_is_alone_here(void)
 {
 	return single_task_running();
 }
 
 /* A hint. */
-u32 ts_cpu(void)
+__ts_spliced u32 ts_cpu(void)
 {
 	return raw_smp_processor_id();
 }
@@ -338,7 +338,7 @@ module_param_cb(spin_us, &ts_spin_us_ops, &ts_spin_us_max, 0644);
 __MODULE_PARM_TYPE(spin_us, "uint");
 MODULE_PARM_DESC(spin_us, "longest time in µs, up to 1000, that a receive without a budget spins where answers have lately come as fast; 0: never (default 50)");
 
-u32 ts_spin_us(void)
+__ts_spliced u32 ts_spin_us(void)
 {
 	return READ_ONCE(ts_spin_us_max);
 }

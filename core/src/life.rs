@@ -421,6 +421,7 @@ pub fn close<K: Kernel>(kernel: &K, ep: K::Endpoint) -> u64 {
 }
 
 /// The socket leaves its pair for good and may live on: its calls fall to base from here on.
+#[inline]
 pub fn leave<K: Kernel>(kernel: &K, ep: K::Endpoint) {
     if let Some(link) = settle(kernel, ep) {
         // The slot first: who finds no link may count on a grace period since the slot was cleared ([`let_go`]).
@@ -455,6 +456,7 @@ pub fn endpoint_free<K: Kernel>(kernel: &K, ep: K::Endpoint) {
 }
 
 /// Drops a reference to the pair, which the caller owns and uses no more; the last one frees the rings and the pair. Any context.
+#[inline]
 pub fn put<K: Kernel>(kernel: &K, pair: K::Pair) {
     if !kernel.pair_drop_one(pair) {
         return;

@@ -191,6 +191,9 @@ unsafe extern "C" {
     /// Not zeroed, or null; `bytes` is a power of two of at least a page. Sleeps.
     pub(crate) fn ts_chunk_alloc(bytes: usize) -> *mut u8;
     pub(crate) fn ts_chunk_free(chunk: *mut u8, bytes: usize);
+    /// Not zeroed, or null; no page that could be lent. Sleeps.
+    pub(crate) fn ts_head_alloc(bytes: usize) -> *mut u8;
+    pub(crate) fn ts_head_free(head: *mut u8, bytes: usize);
 
     /// Known to nobody, or to nobody any more. Any context.
     pub(crate) fn ts_endpoint_unmake(ep: *mut c_void);

@@ -230,6 +230,7 @@ extern "C" fn tcp_splice_withdraw(ep: *mut c_void) -> bool {
 /// The socket is being destroyed. `false`: the endpoint was never paired, so no other end may be looking at it. Else the caller frees it
 /// after a grace period.
 #[unsafe(no_mangle)]
+#[unsafe(link_section = ".text..ts_offered")]
 extern "C" fn tcp_splice_release(ep: *mut c_void) -> bool {
     // SAFETY: the caller's endpoint is alive.
     life::release(&Linux::new(), unsafe { Ep::at(ep) })
@@ -253,6 +254,7 @@ extern "C" fn tcp_splice_note_drained(sk: *mut Sock, ep: *mut c_void) {
 /// Drops the pair's reference to the endpoint's socket: an RCU callback, a grace period after nobody could find the endpoint any more; or at
 /// once, if `tcp_splice_release` said so.
 #[unsafe(no_mangle)]
+#[unsafe(link_section = ".text..ts_offered")]
 extern "C" fn tcp_splice_endpoint_let_go(ep: *mut c_void) {
     // SAFETY: the caller's endpoint is alive.
     life::let_go(&Linux::new(), unsafe { Ep::at(ep) });
@@ -260,6 +262,7 @@ extern "C" fn tcp_splice_endpoint_let_go(ep: *mut c_void) {
 
 /// The endpoint's last breath, after `tcp_splice_endpoint_let_go`, when no call is under way that had found it. Not sleeping.
 #[unsafe(no_mangle)]
+#[unsafe(link_section = ".text..ts_offered")]
 extern "C" fn tcp_splice_endpoint_free(ep: *mut c_void) {
     // SAFETY: ours alone now.
     life::endpoint_free(&Linux::new(), unsafe { Ep::at(ep) });

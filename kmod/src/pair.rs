@@ -487,6 +487,8 @@ impl Pair {
     /// # Safety
     ///
     /// The last reference is gone: nobody uses them.
+    #[inline(never)]
+    #[unsafe(link_section = ".text..ts_spliced")]
     pub(crate) unsafe fn free_rings(&self) {
         for lane in [&self.forward, &self.reverse] {
             if let Some(ring) = NonNull::new(lane.ring.load(Ordering::Relaxed)) {
@@ -626,6 +628,7 @@ impl<'a> Link<'a> {
     /// All there was has been read, and the other end sleeps for the answer: wakes it now if that proved right before. `waited`: this
     /// call had to wait for what it read.
     #[inline(never)]
+    #[unsafe(link_section = ".text..ts_spliced")]
     pub(crate) fn wake_ahead(self, waited: bool) {
         let lane = self.outbound();
         let parked = lane.parked.load(Ordering::Relaxed);

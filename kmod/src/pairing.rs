@@ -78,6 +78,7 @@ fn set_of(active_seq: u32, passive_seq: u32) -> usize {
 
 /// The kfunc behind its C face.
 #[unsafe(no_mangle)]
+#[unsafe(link_section = ".text..ts_offered")]
 extern "C" fn tcp_splice_pair(
     ctx: *const SockOps,
     flags: u64,

@@ -11,6 +11,7 @@ use tcp_splice_core::handoff::{Seen, Snapshot, Source, TcpView};
 
 /// EPOLLIN beyond what base sees (`sk_is_readable()`): are there enough bytes, counting the ring's?
 #[unsafe(no_mangle)]
+#[unsafe(link_section = ".text..ts_spliced")]
 extern "C" fn tcp_splice_readable(link: c_ulong, sk: *mut Sock) -> bool {
     // SAFETY: a callback of this socket is running.
     let Some(link) = (unsafe { Link::from_word(link) }) else {
@@ -76,6 +77,7 @@ impl Source for Quiet<'_> {
 ///
 /// A quick look only: without `POLL_WRITEABLE` the caller asks again through base, which also leaves the wish for space.
 #[unsafe(no_mangle)]
+#[unsafe(link_section = ".text..ts_spliced")]
 extern "C" fn tcp_splice_poll(link: c_ulong, received: u32) -> c_uint {
     // SAFETY: a callback of this socket is running.
     let Some(link) = (unsafe { Link::from_word(link) }) else {
@@ -105,6 +107,7 @@ fn has_room(lane: &Lane) -> bool {
 
 /// A poller has registered itself on this socket and looked; in vain if it is not edge-triggered.
 #[unsafe(no_mangle)]
+#[unsafe(link_section = ".text..ts_spliced")]
 extern "C" fn tcp_splice_polled(link: c_ulong, edges: bool) {
     // SAFETY: a callback of this socket is running.
     if let Some(link) = unsafe { Link::from_word(link) } {
@@ -114,6 +117,7 @@ extern "C" fn tcp_splice_polled(link: c_ulong, edges: bool) {
 
 /// EPOLLOUT (`__sk_stream_is_writeable(sk, 1)`).
 #[unsafe(no_mangle)]
+#[unsafe(link_section = ".text..ts_spliced")]
 extern "C" fn tcp_splice_writeable(link: c_ulong, sk: *const Sock, wake: c_int) -> bool {
     // SAFETY: a callback of this socket is running, or the other end wakes it inside an RCU read-side section.
     let link = unsafe { Link::from_word(link) }.filter(|link| link.outbound().handoff.in_ring());

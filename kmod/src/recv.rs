@@ -146,6 +146,7 @@ enum Stop {
 
 /// recvmsg() of a paired socket. Process context, no locks held.
 #[unsafe(no_mangle)]
+#[unsafe(link_section = ".text..ts_spliced")]
 extern "C" fn tcp_splice_recvmsg(
     link: c_ulong,
     sk: *mut Sock,
@@ -261,6 +262,7 @@ fn target(sk: *const Sock, len: usize, waitall: bool) -> usize {
 
 impl<'a> Recv<'a> {
     #[inline(never)]
+    #[unsafe(link_section = ".text..ts_spliced")]
     fn run(mut self, mut rx: Guard<'a, Rx>) -> c_int {
         let (mut timeout, mut waited) = (None, false);
         let result = loop {
@@ -417,6 +419,7 @@ impl<'a> Recv<'a> {
     }
 
     /// Looks, if the socket still has the connection that the link is of.
+    #[unsafe(link_section = ".text..ts_spliced")]
     fn look(&self) -> Result<Look, Stop> {
         let look = Look::at(self.sk, self.lane);
         if look.tcp.disconnects == self.disconnects {
@@ -427,6 +430,7 @@ impl<'a> Recv<'a> {
     }
 
     /// At most `bytes` from the ring.
+    #[unsafe(link_section = ".text..ts_spliced")]
     fn take_ring(&mut self, rx: &mut Rx, mut bytes: u64) -> Result<(), Stop> {
         let Some(ring) = self.lane.ring() else {
             return Err(Stop::Done);
@@ -442,6 +446,7 @@ impl<'a> Recv<'a> {
     }
 
     /// Some of `want` bytes from position `pos`, to where they are wanted.
+    #[unsafe(link_section = ".text..ts_spliced")]
     fn copy(&self, ring: &Ring, pos: u64, want: u64) -> Result<usize, Stop> {
         let to = match self.to {
             To::Pipe(pipe) => return self.to_pipe(pipe, ring, pos, want),
@@ -456,6 +461,7 @@ impl<'a> Recv<'a> {
     }
 
     /// At most `bytes` by base recvmsg; `true` if it had some.
+    #[unsafe(link_section = ".text..ts_spliced")]
     fn take_tcp(&mut self, bytes: u32) -> Result<bool, Stop> {
         let want = self.rest().min(bytes as usize);
         let got = match self.to {
@@ -499,6 +505,7 @@ impl<'a> Recv<'a> {
     }
 
     /// Spins, then sleeps, until something differs from `look`. No lane lock held. Returns the jiffies left.
+    #[unsafe(link_section = ".text..ts_spliced")]
     fn wait(&mut self, look: &Look, timeout: c_long) -> c_long {
         if self.spin_while_sending(look) || self.spin(look) {
             return timeout;

@@ -1,13 +1,13 @@
 // SPDX-License-Identifier: GPL-2.0-only
 //! The ring's memory: a table of chunks, each allocated when the sender first reaches it, and used again when the receiver is
-//! through with it; and a page for the first bytes of the stream, the head (`core::span`).
+//! through with it; and a small memory for the first bytes of the stream, the head (`core::span`).
 //!
 //! Only the sender allocates, in process context, charged to its memory cgroup. Chunks are not zeroed: a reader can only reach
 //! bytes that were published, and those were written. But a kernel with `init_on_alloc` clears what it hands out, which costs a short
-//! connection more than its bytes: hence the head.
+//! connection more than its bytes: hence the head. It comes out of a slab cache, which is quicker than the page allocator.
 //!
 //! A chunk whose pages were lent to a pipe (splice(2)) is not written again while the pipe has them: the sender puts it aside, or leaves
-//! it to the pipe when too many are out.
+//! it to the pipe when too many are out. Of the head nothing is lent.
 //!
 //! # Who may touch a slot
 //!
@@ -31,7 +31,7 @@ use tcp_splice_core::span::{Geometry, HEAD, Span, Supply};
 /// Chunks are at most 16 KiB: order 2, which the page allocator hands out without compaction.
 const CHUNK_LOG2: u32 = 14;
 
-/// A page: pipes are lent no less.
+/// A small request and its answer, with much to spare.
 const HEAD_BYTES: u32 = 4096;
 
 /// Header of the allocation; `geometry.slots()` pointers follow it.
@@ -184,15 +184,14 @@ impl Lent {
     }
 }
 
-/// Memory for a chunk, or for the head. The sender's process context; sleeps.
-fn allocate(bytes: usize) -> Option<NonNull<u8>> {
-    // SAFETY: process context.
-    let memory = NonNull::new(unsafe { ffi::ts_chunk_alloc(bytes) })?;
+/// Counts memory that the ring has got, or null.
+fn got(memory: *mut u8, bytes: usize) -> Option<NonNull<u8>> {
+    let memory = NonNull::new(memory)?;
     Counter::RingMemory.add(bytes as u64);
     Some(memory)
 }
 
-/// Frees a chunk, or the head. Any context.
+/// Frees a chunk. Any context.
 ///
 /// # Safety
 ///
@@ -279,7 +278,7 @@ impl Ring {
         // SAFETY: allocated by `table` and not yet freed.
         let this = unsafe { ring.as_ref() };
         lent.free(this.geometry.chunk_bytes());
-        this.empty(HEAD);
+        this.empty_head();
         for index in 0..this.geometry.slots() as u64 {
             this.empty(index);
         }
@@ -314,23 +313,33 @@ impl Ring {
         unsafe { &*self.chunks.as_ptr().add(self.geometry.slot(chunk)) }
     }
 
-    /// Bytes of a chunk's memory, or of the head's.
-    fn bytes_of(&self, chunk: u64) -> usize {
-        if chunk == HEAD {
-            self.geometry.head_bytes()
-        } else {
-            self.geometry.chunk_bytes()
-        }
-    }
-
-    /// Frees a chunk's memory, if its slot has any. The slot is the caller's.
-    fn empty(&self, chunk: u64) {
+    /// Takes a chunk's memory, or the head's, out of its slot; null if there is none. The slot is the caller's.
+    fn take(&self, chunk: u64) -> *mut u8 {
         let slot = self.slot(chunk);
         let memory = slot.load(Ordering::Relaxed);
         if !memory.is_null() {
             slot.store(ptr::null_mut(), Ordering::Relaxed);
+        }
+        memory
+    }
+
+    /// Frees a chunk's memory, if its slot has any. The slot is the caller's.
+    fn empty(&self, chunk: u64) {
+        let memory = self.take(chunk);
+        if !memory.is_null() {
             // SAFETY: by the type's invariant of that size; only this slot had it, and now none has.
-            unsafe { release(memory, self.bytes_of(chunk)) };
+            unsafe { release(memory, self.geometry.chunk_bytes()) };
+        }
+    }
+
+    /// Frees the head's memory, if there is any. Its slot is the caller's.
+    fn empty_head(&self) {
+        let memory = self.take(HEAD);
+        if !memory.is_null() {
+            let bytes = self.geometry.head_bytes();
+            // SAFETY: as in `empty`.
+            unsafe { ffi::ts_head_free(memory, bytes) };
+            Counter::RingMemoryGone.add(bytes as u64);
         }
     }
 
@@ -361,7 +370,7 @@ impl Ring {
 
     /// Sender of a lane that will not use its ring again: frees the memory. Everything was read, so all slots are the sender's.
     pub(crate) fn clear(&self, tx: &mut Tx) {
-        self.empty(HEAD);
+        self.empty_head();
         for chunk in tx.supply.in_use() {
             self.empty(chunk);
         }
@@ -371,7 +380,7 @@ impl Ring {
 
     /// Sender of an empty ring that nobody has used for a while: frees the memory until the next byte comes, but for what pipes have.
     pub(crate) fn rest(&self, tx: &mut Tx, lends: &AtomicBool) {
-        self.empty(HEAD);
+        self.empty_head();
         for chunk in tx.supply.in_use() {
             let memory = self.slot(chunk).swap(ptr::null_mut(), Ordering::Relaxed);
             if memory.is_null() {
@@ -414,7 +423,7 @@ impl Ring {
         // Acquire, in `cons`: the receiver has read the chunk, and emptied its slot if it did, before its memory is used again.
         tx.cons = cursors.cons();
         if tx.cons >= self.geometry.head_bytes() as u64 {
-            self.empty(HEAD);
+            self.empty_head();
         }
         let mut memory = ptr::null_mut::<u8>();
         while memory.is_null() {
@@ -439,7 +448,9 @@ impl Ring {
             }
         }
         if memory.is_null() {
-            memory = allocate(self.geometry.chunk_bytes())?.as_ptr();
+            let bytes = self.geometry.chunk_bytes();
+            // SAFETY: the sender's process context.
+            memory = got(unsafe { ffi::ts_chunk_alloc(bytes) }, bytes)?.as_ptr();
         }
         // Published to the reader with the bytes in it.
         slot.store(memory, Ordering::Relaxed);
@@ -452,7 +463,9 @@ impl Ring {
         if let Some(memory) = NonNull::new(self.head.load(Ordering::Relaxed)) {
             return Some(memory);
         }
-        let memory = allocate(self.geometry.head_bytes())?;
+        let bytes = self.geometry.head_bytes();
+        // SAFETY: the sender's process context.
+        let memory = got(unsafe { ffi::ts_head_alloc(bytes) }, bytes)?;
         // Published to the reader with the bytes in it.
         self.head.store(memory.as_ptr(), Ordering::Relaxed);
         Some(memory)
@@ -536,6 +549,11 @@ impl Ring {
         let chunk = NonNull::new(self.slot(chunk).load(Ordering::Relaxed))?;
         // SAFETY: the span lies within the chunk.
         Some((unsafe { chunk.add(offset) }, len))
+    }
+
+    /// Can a pipe be lent what is published at position `pos`, and not only be given a copy?
+    pub(crate) fn is_lendable(&self, pos: u64) -> bool {
+        pos >= self.geometry.head_bytes() as u64
     }
 
     /// Copies all `len` bytes from position `pos` to `msg`, if they are in one chunk. Otherwise, or where the user's memory is not

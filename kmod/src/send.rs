@@ -86,6 +86,7 @@ enum Step {
 
 /// sendmsg() of a paired socket. Process context, no locks held.
 #[unsafe(no_mangle)]
+#[unsafe(link_section = ".text..ts_spliced")]
 extern "C" fn tcp_splice_sendmsg(
     link: c_ulong,
     sk: *mut Sock,
@@ -184,6 +185,7 @@ fn publish(link: Link<'_>, tx: &mut Tx, bytes: usize) -> Result<(), Closed> {
 
 impl<'a> Send<'a> {
     #[inline(never)]
+    #[unsafe(link_section = ".text..ts_spliced")]
     fn run(mut self, mut tx: Guard<'a, Tx>, need: c_uint) -> c_int {
         if need != ffi::NEED_NOTHING {
             let for_good = need == ffi::NEED_TCP_FOR_GOOD;
@@ -458,7 +460,7 @@ impl<'a> Send<'a> {
     }
 
     /// Begins a ring segment if nothing speaks against it. Send lock held.
-    fn start(&self, tx: &mut Tx) -> bool {
+    fn start(&self, tx: &mut Tx) -> Start {
         let lane = self.lane;
         let prod = lane.cursors.prod();
         if let Some(reason) = self.handed_back() {

@@ -39,6 +39,7 @@ extern "C" fn tcp_splice_shutdown(link: c_ulong) {
 
 /// TCP is over: a reset, an abort, or the last FIN. Publishing ends in both directions, reading does not. Idempotent, any context.
 #[unsafe(no_mangle)]
+#[unsafe(link_section = ".text..ts_spliced")]
 extern "C" fn tcp_splice_unhash(link: c_ulong) {
     // SAFETY: the socket's lock is held, or the caller owns its last reference.
     if let Some(link) = unsafe { Link::from_word(link) } {
@@ -59,6 +60,7 @@ pub(crate) fn close_lanes(link: Link<'_>) -> u64 {
 
 /// close(), before base's: no descriptor of this socket is left.
 #[unsafe(no_mangle)]
+#[unsafe(link_section = ".text..ts_offered")]
 extern "C" fn tcp_splice_close(sk: *mut Sock, ep: *mut c_void) {
     // SAFETY: the caller's endpoint is alive.
     if life::close(&Linux::new(), unsafe { Ep::at(ep) }) > 0 {
@@ -221,6 +223,7 @@ impl Drop for Unread {
 /// Pairs with the barrier in `ts_base_reader_asleep`: either the sender, having published its hand-off, sees the sleeper on the
 /// wait queue, or the sleeper, being on the queue, sees the hand-off here.
 #[unsafe(no_mangle)]
+#[unsafe(link_section = ".text..ts_spliced")]
 extern "C" fn tcp_splice_release_cb(link: c_ulong, sk: *mut Sock) {
     // SAFETY: the socket's lock is held.
     let Some(link) = (unsafe { Link::from_word(link) }) else {

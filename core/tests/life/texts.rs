@@ -13,8 +13,12 @@ const PROTO: &str = include_str!("../../../kmod/proto.c");
 const TEARDOWN: &str = include_str!("../../../kmod/src/teardown.rs");
 const WAKE: &str = include_str!("../../../kmod/wake.c");
 
-/// The text from `start` to the next line that is `end`, without comments, places to wait (kmod/delay.h), and the spaces between its words.
+/// The text from `start` to the next line that is `end`, without comments, places to wait (kmod/delay.h), where it lies (kmod/sections.h), and
+/// the spaces between its words.
 fn body(text: &str, start: &str, end: &str) -> String {
+    let text = ["__ts_offered ", "__ts_spliced "]
+        .iter()
+        .fold(text.to_owned(), |text, section| text.replace(section, ""));
     let from = text
         .find(start)
         .unwrap_or_else(|| panic!("{start}: it is not there any more"));

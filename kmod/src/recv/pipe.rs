@@ -53,8 +53,10 @@ impl Recv<'_> {
         want: u64,
     ) -> Result<usize, Stop> {
         let (from, len) = ring.published(pos, want).ok_or(Stop::Done)?;
-        // SAFETY: no requirements.
-        let lend = self.lane.lends.load(Ordering::Relaxed) && unsafe { ffi::ts_pipe_lends(len) };
+        let lend = ring.is_lendable(pos)
+            && self.lane.lends.load(Ordering::Relaxed)
+            // SAFETY: no requirements.
+            && unsafe { ffi::ts_pipe_lends(len) };
         // SAFETY: receive lock held and these bytes published, so nobody writes to them before they are given back; lent ones not even
         // then, before the pipe is through with them (`Ring::chunk_or_alloc`). The pipe is the caller's, its lock held.
         let got = unsafe { ffi::ts_pipe_add(pipe, from.as_ptr(), len, lend) };

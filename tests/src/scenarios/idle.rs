@@ -20,7 +20,7 @@ pub const ALL: &[Scenario] = &[
     Scenario::each("memory_comes_back", memory_comes_back),
     Scenario::some("unread_bytes_stay", unread_bytes_stay),
     Scenario::some("lent_pages_stay", lent_pages_stay),
-    Scenario::some("lent_head_stays", lent_head_stays),
+    Scenario::some("head_in_a_pipe_stays", head_in_a_pipe_stays),
     Scenario::one("limit_of_all_rings", limit_of_all_rings).reconfigures(),
 ];
 
@@ -77,26 +77,45 @@ fn unread_bytes_stay(env: &Env) -> Result<Claim> {
 
 /// What a pipe has of a ring is the pipe's, whatever becomes of the ring.
 fn lent_pages_stay(env: &Env) -> Result<Claim> {
+    const LENGTH: usize = 16_384;
     let conn = env.conn()?;
-    exchange(&conn, 0, 16_384)?;
-    lent_stay(env, &conn, 16_384)
+    exchange(&conn, 0, LENGTH)?;
+    let before = env.counters()?;
+    let (out, _into) = into_pipe(&conn, LENGTH)?;
+    ensure!(
+        !env.spliced() || env.since(&before)?.get("lent_bytes")? > 0,
+        "nothing was lent"
+    );
+    std::thread::sleep(std::time::Duration::from_secs(3));
+    exchange(&conn, 5, 100_000)?;
+    std::thread::sleep(std::time::Duration::from_secs(3));
+    exchange(&conn, 7, 100_000)?;
+    let mut out = File::from(out);
+    PATTERN.read(&mut out, 0, LENGTH)?;
+    wait_for_memory(env, TABLES)?;
+    exchange(&conn, 9, 1000)?;
+    Ok(Claim::ring(400_000))
 }
 
-/// The same of the first bytes of a stream: the ring goes on in the middle of another head.
-fn lent_head_stays(env: &Env) -> Result<Claim> {
+/// The same of the first bytes of a stream, of which a pipe gets a copy: their memory is gone, and the ring goes on in the middle of another.
+fn head_in_a_pipe_stays(env: &Env) -> Result<Claim> {
     const LENGTH: usize = 2500;
-    let conns = [env.conn()?, env.conn()?];
-    let (out, into) = lend(env, &conns[0], LENGTH)?;
+    let conn = env.conn()?;
+    let before = env.counters()?;
+    let (out, into) = into_pipe(&conn, LENGTH)?;
+    ensure!(
+        !env.spliced() || env.since(&before)?.get("lent_bytes")? == 0,
+        "bytes of the head were lent"
+    );
     wait_for_memory(env, SMALL_TABLES)?;
-    exchange(&conns[0], 3, 100)?;
+    exchange(&conn, 3, 100)?;
     drop(into);
     PATTERN.read_to_end(File::from(out), 0, LENGTH)?;
-    Ok(lent_stay(env, &conns[1], LENGTH)?.pairs(2))
+    Ok(Claim::ring(LENGTH))
 }
 
-/// Puts bytes from the server's end into a pipe, without a copy.
-fn lend(env: &Env, conn: &Conn, length: usize) -> Result<(OwnedFd, OwnedFd)> {
-    let before = env.counters()?;
+/// Puts bytes from the server's end into a pipe.
+fn into_pipe(conn: &Conn, length: usize) -> Result<(OwnedFd, OwnedFd)> {
     PATTERN.write(&conn.client, 0, length)?;
     let (out, into) = pipe().context("failed to make a pipe")?;
     let mut moved = 0;
@@ -104,24 +123,7 @@ fn lend(env: &Env, conn: &Conn, length: usize) -> Result<(OwnedFd, OwnedFd)> {
         let flags = SpliceFFlags::empty();
         moved += splice(&conn.server, None, &into, None, length - moved, flags)?;
     }
-    ensure!(
-        !env.spliced() || env.since(&before)?.get("lent_bytes")? > 0,
-        "nothing was lent"
-    );
     Ok((out, into))
-}
-
-fn lent_stay(env: &Env, conn: &Conn, length: usize) -> Result<Claim> {
-    let (out, _into) = lend(env, conn, length)?;
-    std::thread::sleep(std::time::Duration::from_secs(3));
-    exchange(conn, 5, 100_000)?;
-    std::thread::sleep(std::time::Duration::from_secs(3));
-    exchange(conn, 7, 100_000)?;
-    let mut out = File::from(out);
-    PATTERN.read(&mut out, 0, length)?;
-    wait_for_memory(env, TABLES)?;
-    exchange(conn, 9, 1000)?;
-    Ok(Claim::ring(400_000))
 }
 
 /// Connections beyond it are TCP, and say why; nobody gets an error.
