@@ -147,6 +147,12 @@ __ts_spliced u32 ts_disconnects(const struct sock *sk)
 	return READ_ONCE(sk->sk_disconnects);
 }
 
+/* The first sequence number that is not acknowledged. */
+u32 ts_acknowledged(const struct sock *sk)
+{
+	return READ_ONCE(tcp_sk(sk)->snd_una);
+}
+
 int ts_tcp_inq(struct sock *sk)
 {
 	return tcp_inq(sk);

@@ -85,6 +85,7 @@ void ts_rx_view(const struct sock *sk, struct ts_rx_view *view);
 int ts_tcp_inq(struct sock *sk);
 int ts_rx_end(struct sock *sk);
 u32 ts_disconnects(const struct sock *sk);
+u32 ts_acknowledged(const struct sock *sk);
 
 /* ---- memory ---- */
 

@@ -12,6 +12,7 @@
 //! | [`life`] | who is offered, joined and let go; who owns which reference, who may free what |
 //! | [`pairing`] | are these two sockets the two ends of one connection |
 //! | [`park`] | whose turn it is to write, and whether a poller may be woken |
+//! | [`lag`] | should a sender wait for TCP, to use the ring after that |
 //! | [`ahead`] | is it worth waking the other end early |
 //! | [`reason`] | why a connection stays with TCP |
 //! | [`registry`] | which offer belongs to this socket |
@@ -23,6 +24,7 @@ pub mod abi;
 pub mod ahead;
 pub mod cursors;
 pub mod handoff;
+pub mod lag;
 pub mod life;
 pub mod pairing;
 pub mod park;

@@ -174,6 +174,8 @@ unsafe extern "C" {
     /// 0, a negative errno, or -EAGAIN if there is no end after all. Takes the socket's lock; sleeps.
     pub(crate) fn ts_rx_end(sk: *mut Sock) -> c_int;
     pub(crate) fn ts_disconnects(sk: *const Sock) -> u32;
+    /// The first sequence number that is not acknowledged.
+    pub(crate) fn ts_acknowledged(sk: *const Sock) -> u32;
 
     /// Its body is not written; or null. Any context.
     pub(crate) fn ts_endpoint_alloc() -> *mut c_void;

@@ -26,6 +26,7 @@ use tcp_splice_core::abi::BUSY_POLL_US_MAX;
 use tcp_splice_core::ahead;
 use tcp_splice_core::cursors::Cursors;
 use tcp_splice_core::handoff::{Handoff, Use};
+use tcp_splice_core::lag::Lag;
 pub(crate) use tcp_splice_core::life::Side;
 use tcp_splice_core::life::{Ends, Wishes};
 use tcp_splice_core::park::{Turn, Watch};
@@ -92,6 +93,8 @@ pub(crate) struct Tx {
     pub(crate) lent: Lent,
     /// Urgent data was sent: the lane stays with TCP, whose mark has a place in TCP's stream only.
     pub(crate) tcp_for_good: bool,
+    /// Messages that could not begin to use the ring because TCP was not through with earlier ones.
+    pub(crate) lag: Lag,
 }
 
 /// What the receiver knows; behind the lane's receive lock.
@@ -178,6 +181,7 @@ impl Lane {
                     supply: Supply::new(),
                     lent: Lent::NONE,
                     tcp_for_good: false,
+                    lag: Lag::NONE,
                 }),
                 wakes: AtomicU32::new(0),
                 stalls: AtomicU32::new(0),

@@ -18,6 +18,7 @@ use core::hint::spin_loop;
 use core::sync::atomic::Ordering;
 use tcp_splice_core::cursors::{self, Closed};
 use tcp_splice_core::handoff;
+use tcp_splice_core::lag::Lag;
 use tcp_splice_core::reason::Reason;
 
 /// What the sender's own socket looks like.
@@ -47,6 +48,9 @@ const ENDED: u32 = ffi::TX_ERR | ffi::TX_SHUT | ffi::TX_STATE;
 /// A receiver that has read nothing for so long is not reading. In units of 1.024 µs.
 const STALL_US: u64 = 10_000;
 
+/// How long to wait for TCP to deliver earlier messages, in units of 1.024 µs: as long as more and more of them is acknowledged, and no longer.
+const LAG_US: u64 = 100_000;
+
 /// One call of send().
 struct Send<'a> {
     link: Link<'a>,
@@ -68,6 +72,10 @@ struct Send<'a> {
     end: Option<c_long>,
     /// Where the receiver stood, and when, at the first of the waits during which it read nothing.
     waiting: Option<(u64, u64)>,
+    /// Since when this call has been waiting for TCP to deliver earlier messages.
+    lagging: Option<u64>,
+    /// The last such wait saw some delivered.
+    delivers: bool,
 }
 
 /// What one step did.
@@ -78,10 +86,22 @@ enum Step {
     Full,
     /// The rest of the message belongs to TCP.
     Tcp,
+    /// The ring could be used, were TCP through with what it has; and there was much of that lately.
+    Lagging,
     /// Base has an error to report, unless bytes were sent already.
     Ended,
     /// The user's memory is not accessible.
     Fault,
+}
+
+/// What became of beginning a ring segment.
+enum Start {
+    /// The ring is in use.
+    Done,
+    /// It could be, had TCP delivered what it was sent before.
+    Undelivered,
+    /// The message is TCP's.
+    No,
 }
 
 /// sendmsg() of a paired socket. Process context, no locks held.
@@ -120,6 +140,8 @@ extern "C" fn tcp_splice_sendmsg(
         has_turn: false,
         end: None,
         waiting: None,
+        lagging: None,
+        delivers: true,
     };
     send.run(tx, need)
 }
@@ -208,6 +230,7 @@ impl<'a> Send<'a> {
                     drop(tx);
                     return self.over_tcp();
                 }
+                Step::Lagging => tx = self.await_delivery(tx),
                 Step::Ended if self.copied == 0 => {
                     self.give_turn_back();
                     drop(tx);
@@ -355,8 +378,17 @@ impl<'a> Send<'a> {
 
     /// One piece into the ring, if the ring is what carries it.
     fn step(&mut self, tx: &mut Tx) -> Step {
-        if !self.lane.handoff.in_ring() && !self.start(tx) {
-            return Step::Tcp;
+        if !self.lane.handoff.in_ring() {
+            match self.start(tx) {
+                Start::Done => {}
+                Start::Undelivered if self.must_wait_for_delivery(tx) => return Step::Lagging,
+                Start::Undelivered | Start::No => {
+                    if self.lagging.is_some() {
+                        tx.lag.goes_on();
+                    }
+                    return Step::Tcp;
+                }
+            }
         }
         let view = View::of(self.sk, self.link);
         if view.any(ENDED) {
@@ -470,21 +502,24 @@ impl<'a> Send<'a> {
             || prod.rx_closed
             || self.link.peer_slot().load(Ordering::Relaxed).is_null()
         {
-            return false;
+            return Start::No;
         }
         let flags = View::of(self.sk, self.link).flags;
         if flags & ffi::TX_TCP_ONLY != 0 {
             lane.stays_with_tcp(tx, Reason::Packets);
         }
         if tx.tcp_for_good
-            || flags != 0
+            || flags & !ffi::TX_UNACKED != 0
             || !handoff::may_start(lane.handoff.snapshot(), lane.cursors.cons())
         {
-            return false;
+            return Start::No;
+        }
+        if flags != 0 {
+            return Start::Undelivered;
         }
         if lane.ring_or_alloc(tx).is_none() {
             lane.lacks_memory(tx);
-            return false;
+            return Start::No;
         }
         Point::MayStart.pass();
         // SAFETY: process context; lane lock before socket lock.
@@ -508,13 +543,56 @@ impl<'a> Send<'a> {
         {
             lane.handoff.leave(tx.prod);
             lane.stays_with_tcp(tx, Reason::Reader);
-            return false;
+            return Start::No;
         }
-        if quiet {
-            lane.stays_with_tcp(tx, Reason::None);
-            Counter::RingStarts.add(1);
+        if !quiet {
+            return Start::No;
         }
-        quiet
+        tx.lag = Lag::NONE;
+        lane.stays_with_tcp(tx, Reason::None);
+        Counter::RingStarts.add(1);
+        Start::Done
+    }
+
+
+    /// The ring cannot be begun because TCP has not delivered everything yet. Is this so for long, and should the call wait for a moment before it
+    /// gives TCP still more? Not one that must come back in time.
+    fn must_wait_for_delivery(&mut self, tx: &mut Tx) -> bool {
+        let Some(since) = self.lagging else {
+            let over = tx.lag.is_over(self.size as u64);
+            // SAFETY: the caller's own socket.
+            let patient = self.flags & ffi::MSG_DONTWAIT == 0
+                && unsafe { ffi::ts_sndtimeo(self.sk) } == c_long::MAX;
+            if self.copied > 0 || !over || !patient {
+                return false;
+            }
+            // SAFETY: no requirements.
+            self.lagging = Some(unsafe { ffi::ts_clock_us() });
+            return true;
+        };
+        // SAFETY: no requirements.
+        let (now, signal) = unsafe { (ffi::ts_clock_us(), ffi::ts_signal_pending()) };
+        self.delivers && !signal && now.wrapping_sub(since) < LAG_US
+    }
+
+    /// Until more of TCP's bytes are acknowledged, or none for a while. Returns with the lock taken again.
+    fn await_delivery(&mut self, tx: Guard<'a, Tx>) -> Guard<'a, Tx> {
+        drop(tx);
+        self.kept.keep(self.link);
+        let mut wait = Wait::new();
+        // SAFETY: as in `sleep`.
+        unsafe {
+            ffi::ts_wait_begin(self.sk, &mut wait);
+            // Has each acknowledgement that makes room wake us.
+            ffi::ts_set_nospace(self.sk);
+            let before = ffi::ts_acknowledged(self.sk);
+            if View::of(self.sk, self.link).flags == ffi::TX_UNACKED {
+                ffi::ts_sleep(self.call, ffi::ts_stall_jiffies());
+            }
+            self.delivers = ffi::ts_acknowledged(self.sk) != before;
+            ffi::ts_wait_end(self.sk, &mut wait);
+        }
+        self.link.lock_tx()
     }
 
     /// The ring is full: is this the time to grow? At once for who cannot wait, or was told by a poller that there is room. Else not

@@ -17,6 +17,7 @@ use crate::sys;
 
 pub const ALL: &[Scenario] = &[
     Scenario::each("client_sends_before_accept", client_sends_before_accept),
+    Scenario::each("stream_that_never_pauses", stream_that_never_pauses),
     Scenario::each("client_closes_before_accept", client_closes_before_accept),
     Scenario::each("server_sends_first", server_sends_first),
     Scenario::each("both_send_first", both_send_first),
@@ -50,6 +51,30 @@ fn client_sends_before_accept(env: &Env) -> Result<Claim> {
     pattern.read_to_end(&server, 0, 40 * EARLY)?;
     drop(late.join().expect("sender panicked")?);
     Ok(Claim::ring(20 * EARLY).tcp(20 * EARLY))
+}
+
+/// The sender fills TCP's buffers before there is somebody to accept, and then is always ahead of a slow receiver: TCP would never have
+/// delivered everything.
+fn stream_that_never_pauses(env: &Env) -> Result<Claim> {
+    const WRITE: usize = 64 << 10;
+    const LENGTH: usize = 512 * WRITE;
+    let listener = env.link.listen()?;
+    let client = env.link.connect(&listener)?;
+    let pattern = Pattern::new(8);
+    let sender = thread::spawn(move || -> Result<()> {
+        for position in (0..LENGTH).step_by(WRITE) {
+            pattern.write(&client, position as u64, WRITE)?;
+        }
+        Ok(())
+    });
+    thread::sleep(Duration::from_millis(50));
+    let (server, _) = listener.accept()?;
+    for position in (0..LENGTH).step_by(WRITE) {
+        thread::sleep(Duration::from_micros(200));
+        pattern.read(&server, position as u64, WRITE)?;
+    }
+    sender.join().expect("sender panicked")?;
+    Ok(Claim::ring(LENGTH / 2).tcp(LENGTH / 2))
 }
 
 fn client_closes_before_accept(env: &Env) -> Result<Claim> {
