@@ -153,6 +153,12 @@ u32 ts_acknowledged(const struct sock *sk)
 	return READ_ONCE(tcp_sk(sk)->snd_una);
 }
 
+/* May a blocking call wait for as long as it takes, and does TCP send what it has? A corked tail stays where it is. */
+bool ts_is_patient(const struct sock *sk)
+{
+	return sock_sndtimeo(sk, false) == MAX_SCHEDULE_TIMEOUT && !data_race(tcp_sk(sk)->nonagle & TCP_NAGLE_CORK);
+}
+
 int ts_tcp_inq(struct sock *sk)
 {
 	return tcp_inq(sk);

@@ -86,6 +86,7 @@ int ts_tcp_inq(struct sock *sk);
 int ts_rx_end(struct sock *sk);
 u32 ts_disconnects(const struct sock *sk);
 u32 ts_acknowledged(const struct sock *sk);
+bool ts_is_patient(const struct sock *sk);
 
 /* ---- memory ---- */
 
@@ -205,6 +206,7 @@ int ts_rcvlowat(const struct sock *sk, bool waitall, int len);
 bool ts_signal_pending(void);
 int ts_intr_errno(long timeout);
 void ts_set_nospace(struct sock *sk);
+void ts_wake_at_acknowledgements(struct sock *sk);
 int ts_stream_error(struct sock *sk, int flags, int err);
 void ts_wake_writers(struct sock *sk);
 void ts_wake_ours(struct sock *sk);

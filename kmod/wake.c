@@ -84,6 +84,20 @@ __ts_spliced void ts_set_nospace(struct sock *sk)
 	smp_mb__after_atomic();
 }
 
+/*
+ * Ready to sleep: an acknowledgement wakes the socket, as long as there is room (tcp_check_space()). No SIGIO, which a call that waits does not
+ * ask for.
+ */
+void ts_wake_at_acknowledgements(struct sock *sk)
+{
+	struct socket *sock = READ_ONCE(sk->sk_socket);
+
+	if (!sock)
+		return;
+	set_bit(SOCK_NOSPACE, &sock->flags);
+	smp_mb__after_atomic();
+}
+
 int ts_stream_error(struct sock *sk, int flags, int err)
 {
 	return sk_stream_error(sk, flags, err);

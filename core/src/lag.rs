@@ -2,8 +2,9 @@
 //! When a sender that could use the ring should wait for TCP to deliver what it was sent before.
 //!
 //! A ring segment begins when TCP has nothing under way. A sender that never pauses would not see that moment: each message
-//! goes over TCP because of the one before. So after some bytes it lets TCP come to an end once, which costs a stream little; and when that was
-//! in vain, because the receiver does not read, not again before there were twice as many.
+//! goes over TCP because of the one before. So after some bytes it lets TCP come to an end once, which costs a stream little, since its receiver
+//! still has something to read meanwhile. When no byte got into the ring by that, be it that the receiver does not read or that there is no
+//! memory, it does not try again before there were twice as many.
 
 /// Bytes before the first wait.
 pub const FIRST: u64 = 256 << 10;
@@ -11,7 +12,7 @@ pub const FIRST: u64 = 256 << 10;
 /// Bytes between two waits at most.
 pub const MOST: u64 = 64 << 20;
 
-/// Bytes that went over TCP in a row only because earlier ones were still under way.
+/// Bytes of calls that may wait, which went over TCP in a row only because earlier ones were still under way.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Lag {
     bytes: u64,
@@ -31,8 +32,8 @@ impl Lag {
         self.bytes > self.limit
     }
 
-    /// It has waited, in vain.
-    pub fn goes_on(&mut self) {
+    /// It has waited. [`Lag::NONE`] again once a byte is in the ring.
+    pub fn has_waited(&mut self) {
         self.bytes = 0;
         self.limit = self.limit.saturating_mul(2).min(MOST);
     }
@@ -49,7 +50,7 @@ mod tests {
             .filter(|_| {
                 let over = lag.is_over(length);
                 if over {
-                    lag.goes_on();
+                    lag.has_waited();
                 }
                 over
             })

@@ -176,6 +176,8 @@ unsafe extern "C" {
     pub(crate) fn ts_disconnects(sk: *const Sock) -> u32;
     /// The first sequence number that is not acknowledged.
     pub(crate) fn ts_acknowledged(sk: *const Sock) -> u32;
+    /// No SO_SNDTIMEO, no TCP_CORK.
+    pub(crate) fn ts_is_patient(sk: *const Sock) -> bool;
 
     /// Its body is not written; or null. Any context.
     pub(crate) fn ts_endpoint_alloc() -> *mut c_void;
@@ -309,6 +311,8 @@ unsafe extern "C" {
     /// A negative errno.
     pub(crate) fn ts_intr_errno(timeout: c_long) -> c_int;
     pub(crate) fn ts_set_nospace(sk: *mut Sock);
+    /// The caller is ready to sleep. Full barrier.
+    pub(crate) fn ts_wake_at_acknowledgements(sk: *mut Sock);
     /// The errno to return; raises SIGPIPE where due.
     pub(crate) fn ts_stream_error(sk: *mut Sock, flags: c_int, err: c_int) -> c_int;
     pub(crate) fn ts_wake_writers(sk: *mut Sock);

@@ -48,7 +48,7 @@ const ENDED: u32 = ffi::TX_ERR | ffi::TX_SHUT | ffi::TX_STATE;
 /// A receiver that has read nothing for so long is not reading. In units of 1.024 µs.
 const STALL_US: u64 = 10_000;
 
-/// How long to wait for TCP to deliver earlier messages, in units of 1.024 µs: as long as more and more of them is acknowledged, and no longer.
+/// How long to wait for TCP to deliver earlier messages, in units of 1.024 µs; less where none of it is acknowledged for [`STALL_US`].
 const LAG_US: u64 = 100_000;
 
 /// One call of send().
@@ -72,10 +72,19 @@ struct Send<'a> {
     end: Option<c_long>,
     /// Where the receiver stood, and when, at the first of the waits during which it read nothing.
     waiting: Option<(u64, u64)>,
-    /// Since when this call has been waiting for TCP to deliver earlier messages.
-    lagging: Option<u64>,
-    /// The last such wait saw some delivered.
-    delivers: bool,
+    /// This call has been waiting for TCP to deliver earlier messages.
+    lagging: Option<Lagging>,
+}
+
+/// A wait for TCP to deliver what it has.
+struct Lagging {
+    /// When it began.
+    since: u64,
+    /// `write_seq` then. Whoever goes on beside this call would have it wait for ever.
+    write_seq: u32,
+    /// How far acknowledgements have come, and since when.
+    acknowledged: u32,
+    moved: u64,
 }
 
 /// What one step did.
@@ -141,7 +150,6 @@ extern "C" fn tcp_splice_sendmsg(
         end: None,
         waiting: None,
         lagging: None,
-        delivers: true,
     };
     send.run(tx, need)
 }
@@ -379,15 +387,15 @@ impl<'a> Send<'a> {
     /// One piece into the ring, if the ring is what carries it.
     fn step(&mut self, tx: &mut Tx) -> Step {
         if !self.lane.handoff.in_ring() {
-            match self.start(tx) {
-                Start::Done => {}
-                Start::Undelivered if self.must_wait_for_delivery(tx) => return Step::Lagging,
-                Start::Undelivered | Start::No => {
-                    if self.lagging.is_some() {
-                        tx.lag.goes_on();
-                    }
-                    return Step::Tcp;
-                }
+            let start = self.start(tx);
+            if matches!(start, Start::Undelivered) && self.must_wait_for_delivery(tx) {
+                return Step::Lagging;
+            }
+            if self.lagging.take().is_some() {
+                tx.lag.has_waited();
+            }
+            if !matches!(start, Start::Done) {
+                return Step::Tcp;
             }
         }
         let view = View::of(self.sk, self.link);
@@ -487,6 +495,7 @@ impl<'a> Send<'a> {
                 }
             };
         }
+        tx.lag = Lag::NONE;
         self.copied = self.copied.wrapping_add(bytes);
         Step::Progress
     }
@@ -548,7 +557,6 @@ impl<'a> Send<'a> {
         if !quiet {
             return Start::No;
         }
-        tx.lag = Lag::NONE;
         lane.stays_with_tcp(tx, Reason::None);
         Counter::RingStarts.add(1);
         Start::Done
@@ -556,40 +564,52 @@ impl<'a> Send<'a> {
 
 
     /// The ring cannot be begun because TCP has not delivered everything yet. Is this so for long, and should the call wait for a moment before it
-    /// gives TCP still more? Not one that must come back in time.
+    /// gives TCP still more?
     fn must_wait_for_delivery(&mut self, tx: &mut Tx) -> bool {
-        let Some(since) = self.lagging else {
-            let over = tx.lag.is_over(self.size as u64);
-            // SAFETY: the caller's own socket.
-            let patient = self.flags & ffi::MSG_DONTWAIT == 0
-                && unsafe { ffi::ts_sndtimeo(self.sk) } == c_long::MAX;
-            if self.copied > 0 || !over || !patient {
+        // SAFETY: the caller's own socket.
+        let (now, acknowledged) =
+            unsafe { (ffi::ts_clock_us(), ffi::ts_acknowledged(self.sk)) };
+        let write_seq = View::of(self.sk, self.link).write_seq;
+        let Some(lagging) = &mut self.lagging else {
+            // SAFETY: as above.
+            let patient = self.flags & ffi::MSG_DONTWAIT == 0 && unsafe { ffi::ts_is_patient(self.sk) };
+            if self.copied > 0 || !patient || !tx.lag.is_over(self.size as u64) {
                 return false;
             }
-            // SAFETY: no requirements.
-            self.lagging = Some(unsafe { ffi::ts_clock_us() });
+            self.lagging = Some(Lagging {
+                since: now,
+                write_seq,
+                acknowledged,
+                moved: now,
+            });
             return true;
         };
-        // SAFETY: no requirements.
-        let (now, signal) = unsafe { (ffi::ts_clock_us(), ffi::ts_signal_pending()) };
-        self.delivers && !signal && now.wrapping_sub(since) < LAG_US
+        if lagging.acknowledged != acknowledged {
+            lagging.acknowledged = acknowledged;
+            lagging.moved = now;
+        }
+        lagging.write_seq == write_seq
+            && now.wrapping_sub(lagging.moved) < STALL_US
+            && now.wrapping_sub(lagging.since) < LAG_US
+            // SAFETY: no requirements.
+            && !unsafe { ffi::ts_signal_pending() }
     }
 
-    /// Until more of TCP's bytes are acknowledged, or none for a while. Returns with the lock taken again.
+    /// Until more of TCP's bytes are acknowledged, something else wakes the socket, or for a while. Returns with the lock taken again.
     fn await_delivery(&mut self, tx: Guard<'a, Tx>) -> Guard<'a, Tx> {
         drop(tx);
         self.kept.keep(self.link);
+        let before = self.lagging.as_ref().map(|lagging| lagging.acknowledged);
         let mut wait = Wait::new();
         // SAFETY: as in `sleep`.
         unsafe {
             ffi::ts_wait_begin(self.sk, &mut wait);
-            // Has each acknowledgement that makes room wake us.
-            ffi::ts_set_nospace(self.sk);
-            let before = ffi::ts_acknowledged(self.sk);
-            if View::of(self.sk, self.link).flags == ffi::TX_UNACKED {
+            ffi::ts_wake_at_acknowledgements(self.sk);
+            if View::of(self.sk, self.link).flags == ffi::TX_UNACKED
+                && before == Some(ffi::ts_acknowledged(self.sk))
+            {
                 ffi::ts_sleep(self.call, ffi::ts_stall_jiffies());
             }
-            self.delivers = ffi::ts_acknowledged(self.sk) != before;
             ffi::ts_wait_end(self.sk, &mut wait);
         }
         self.link.lock_tx()

@@ -53,26 +53,26 @@ fn client_sends_before_accept(env: &Env) -> Result<Claim> {
     Ok(Claim::ring(20 * EARLY).tcp(20 * EARLY))
 }
 
-/// The sender fills TCP's buffers before there is somebody to accept, and then is always ahead of a slow receiver: TCP would never have
-/// delivered everything.
+/// The first message has to go over TCP, which is to send no faster than so many bytes a second, and the sender never pauses: TCP would never
+/// have delivered everything.
 fn stream_that_never_pauses(env: &Env) -> Result<Claim> {
-    const WRITE: usize = 64 << 10;
-    const LENGTH: usize = 512 * WRITE;
-    let listener = env.link.listen()?;
-    let client = env.link.connect(&listener)?;
+    const BYTES_A_SECOND: i32 = 40 << 20;
+    const FIRST: usize = 512 << 10;
+    const WRITE: usize = 16 << 10;
+    const LENGTH: usize = 8 << 20;
+    let Conn { client, server } = env.cold()?;
+    let (level, option) = (libc::SOL_SOCKET, libc::SO_MAX_PACING_RATE);
+    sys::set_option(&client, level, option, BYTES_A_SECOND)?;
     let pattern = Pattern::new(8);
     let sender = thread::spawn(move || -> Result<()> {
-        for position in (0..LENGTH).step_by(WRITE) {
+        let sent = sys::send_with_timestamp(&client, &pattern.bytes(0, FIRST))?;
+        ensure!(sent == FIRST, "{sent} bytes sent");
+        for position in (FIRST..LENGTH).step_by(WRITE) {
             pattern.write(&client, position as u64, WRITE)?;
         }
         Ok(())
     });
-    thread::sleep(Duration::from_millis(50));
-    let (server, _) = listener.accept()?;
-    for position in (0..LENGTH).step_by(WRITE) {
-        thread::sleep(Duration::from_micros(200));
-        pattern.read(&server, position as u64, WRITE)?;
-    }
+    pattern.read(&server, 0, LENGTH)?;
     sender.join().expect("sender panicked")?;
     Ok(Claim::ring(LENGTH / 2).tcp(LENGTH / 2))
 }
