@@ -107,7 +107,8 @@ enum Step {
 enum Start {
     /// The ring is in use.
     Done,
-    /// It could be, had TCP delivered what it was sent before.
+    /// It could be, had TCP delivered what it was sent before. Of two threads that stream, one mostly sleeps in base sendmsg, which is
+    /// [`Start::No`].
     Undelivered,
     /// The message is TCP's.
     No,

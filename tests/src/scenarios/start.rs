@@ -56,7 +56,7 @@ fn client_sends_before_accept(env: &Env) -> Result<Claim> {
 /// The first message has to go over TCP, which is to send no faster than so many bytes a second, and the sender never pauses: TCP would never
 /// have delivered everything.
 fn stream_that_never_pauses(env: &Env) -> Result<Claim> {
-    const BYTES_A_SECOND: i32 = 40 << 20;
+    const BYTES_A_SECOND: i32 = 20 << 20;
     const FIRST: usize = 512 << 10;
     const WRITE: usize = 16 << 10;
     const LENGTH: usize = 8 << 20;
