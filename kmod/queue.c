@@ -87,6 +87,9 @@ static struct sk_buff *ts_split(struct sock *sk, struct sk_buff *skb, u32 border
 	if (moved)
 		skb_split(skb, behind, len);
 	__skb_queue_after(&sk->sk_receive_queue, skb, behind);
+	/* All before the border was read: then this is no segment any more (tcp_eat_recv_skb()), and TCP would warn of one. */
+	if (!before(tcp_sk(sk)->copied_seq, border))
+		sk_eat_skb(sk, skb);
 	return behind;
 }
 
@@ -152,8 +155,8 @@ static void ts_insert(struct sock *sk, struct ts_queue *queue, u32 bytes, u32 bo
 
 /*
  * Gives @bytes bytes of @queue a place before @border, and TCP_INFO what went through the rings. Takes the socket's lock, in a drain
- * (@how) its spinlock. -ESTALE: the connection that @disconnects is of has ended; -EBUSY: urgent data counts, or a segment that cannot be
- * split lies on both sides of the border; -EAGAIN: somebody owns the socket, or it is no child any more; -ENOMEM. Nothing has changed then,
+ * (@how) its spinlock. -ESTALE: the connection that @disconnects is of has ended; -EBUSY: urgent data counts, a segment that cannot be
+ * split lies on both sides of the border, or the end of the stream, joined to what came before the ring's, was read; -EAGAIN: somebody owns the socket, or it is no child any more; -ENOMEM. Nothing has changed then,
  * and the queue is empty.
  */
 int ts_queue_insert(struct sock *sk, struct ts_queue *queue, u32 disconnects, u32 bytes, u32 border, u64 sent, u64 received,

@@ -104,7 +104,8 @@ pub fn run(options: &Options) -> Result<()> {
         among: None,
         at_once: None,
     };
-    for part in &options.only {
+    // Once each, however often it was named.
+    for part in Part::ALL.iter().filter(|part| options.only.contains(part)) {
         let part = match part {
             Part::Connections => results
                 .connections

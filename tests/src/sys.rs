@@ -127,6 +127,15 @@ impl Drop for Cliff {
 
 /// sendmsg(2) with one SO_TIMESTAMPING control message that asks for a software transmit time stamp.
 pub fn send_with_timestamp(socket: &impl AsRawFd, buffer: &[u8]) -> Result<usize> {
+    send_with_stamps(socket, buffer, libc::SOF_TIMESTAMPING_TX_SOFTWARE)
+}
+
+/// The same, and it asks for none: a control message alone makes a message TCP's. Nothing keeps a copy of it, so that TCP may join it with others.
+pub fn send_by_tcp(socket: &impl AsRawFd, buffer: &[u8]) -> Result<usize> {
+    send_with_stamps(socket, buffer, 0)
+}
+
+fn send_with_stamps(socket: &impl AsRawFd, buffer: &[u8], flags: u32) -> Result<usize> {
     let mut part = libc::iovec {
         iov_base: buffer.as_ptr().cast_mut().cast(),
         iov_len: buffer.len(),
@@ -144,7 +153,6 @@ pub fn send_with_timestamp(socket: &impl AsRawFd, buffer: &[u8]) -> Result<usize
         (*header).cmsg_level = libc::SOL_SOCKET;
         (*header).cmsg_type = libc::SO_TIMESTAMPING;
         (*header).cmsg_len = libc::CMSG_LEN(4) as usize;
-        let flags = libc::SOF_TIMESTAMPING_TX_SOFTWARE;
         libc::CMSG_DATA(header).cast::<u32>().write_unaligned(flags);
     }
     // SAFETY: `message` points at `part`, `buffer` and `control`, all alive until the call returns.
@@ -294,9 +302,18 @@ pub fn set_timeout(socket: &impl AsRawFd, name: c_int, milliseconds: i64) -> Res
 
 /// FIONREAD: how many bytes can be read now.
 pub fn readable_bytes(socket: &impl AsRawFd) -> Result<usize> {
+    count(socket, libc::FIONREAD)
+}
+
+/// SIOCOUTQ: how many bytes TCP has not been told to have arrived.
+pub fn unacknowledged_bytes(socket: &impl AsRawFd) -> Result<usize> {
+    count(socket, libc::TIOCOUTQ)
+}
+
+fn count(socket: &impl AsRawFd, request: libc::Ioctl) -> Result<usize> {
     let mut count: c_int = 0;
-    // SAFETY: FIONREAD writes one int.
-    checked(unsafe { libc::ioctl(socket.as_raw_fd(), libc::FIONREAD, &raw mut count) } as isize)?;
+    // SAFETY: both callers' requests write one int.
+    checked(unsafe { libc::ioctl(socket.as_raw_fd(), request, &raw mut count) } as isize)?;
     Ok(usize::try_from(count).unwrap_or(0))
 }
 

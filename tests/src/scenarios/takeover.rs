@@ -292,34 +292,35 @@ fn ulp_keeps_low_water_marks(env: &Env) -> Result<Claim> {
     Ok(Claim::ring(PART).tcp(more + 1000))
 }
 
-/// TCP's bytes before the ring's are joined with those behind them, or with the end of the stream.
+/// Bytes on both sides of those in the ring came over TCP, which joined them: a FIN, or more bytes, of which it has read nothing, or all before the
+/// ring's.
 fn ulp_splits_segments(env: &Env) -> Result<Claim> {
     const FIRST: usize = 100;
-    for behind in [0, 700] {
-        let listener = env.link.listen()?;
-        let client = env.link.connect(&listener)?;
-        client.set_nodelay(true)?;
-        PATTERN.write(&client, 0, FIRST)?;
-        let (server, _) = listener.accept()?;
-        wait_until("bytes to arrive", || {
-            Ok(sys::readable_bytes(&server)? == FIRST)
+    for (behind, read) in [(0, 0), (700, 0), (700, FIRST)] {
+        let Conn { client, server } = env.cold()?;
+        sys::send_by_tcp(&client, &PATTERN.bytes(0, FIRST))?;
+        wait_until("bytes to arrive, and to be acknowledged", || {
+            let acknowledged = sys::unacknowledged_bytes(&client)? == 0;
+            Ok(acknowledged && sys::readable_bytes(&server)? == FIRST)
         })?;
         PATTERN.write(&client, FIRST as u64, PART)?;
         let mut there = FIRST + PART;
         if behind > 0 {
-            sys::send_with_timestamp(&client, &PATTERN.bytes(there as u64, behind))?;
+            sys::send_by_tcp(&client, &PATTERN.bytes(there as u64, behind))?;
             there += behind;
         }
         client.shutdown(Shutdown::Write)?;
         let watch = Watch::level(&server, libc::EPOLLRDHUP)?;
         watch.expect(libc::EPOLLRDHUP)?;
+        PATTERN.read(&server, 0, read)?;
         // kTLS does not want a stream that has ended.
         setsockopt(&server, sockopt::TcpRepair, &1).context("failed to set TCP_REPAIR")?;
         setsockopt(&server, sockopt::TcpRepair, &0).context("failed to clear TCP_REPAIR")?;
-        ensure!(sys::readable_bytes(&server)? == there, "bytes are missing");
-        PATTERN.read_to_end(&server, 0, there)?;
+        let left = there - read;
+        ensure!(sys::readable_bytes(&server)? == left, "bytes are missing");
+        PATTERN.read_to_end(&server, read as u64, left)?;
     }
-    Ok(Claim::ring(PART).pairs(2).tcp(2000))
+    Ok(Claim::ring(3 * PART).pairs(3).tcp(2000))
 }
 
 /// One thread takes the socket over while another one gives it a new connection: bytes of the old one never show in the new one.
