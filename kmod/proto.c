@@ -330,7 +330,10 @@ static bool ts_wear_protocol(struct sock *sk)
 	return ts_graft(sk);
 }
 
-/* Under the socket's lock. Calls that are on their way into our tables fall to base by themselves. */
+/*
+ * Under the socket's lock. Calls that are on their way into our tables fall to base by themselves. KCSAN names sk_stream_write_space(), in which
+ * base reads sk_prot plainly, twice, and here the other end may be: each table has the callback that it looks for.
+ */
 __ts_offered void ts_uninstall_protocol(struct sock *sk)
 {
 	struct socket *sock = sk->sk_socket;
