@@ -156,8 +156,8 @@ static void ts_insert(struct sock *sk, struct ts_queue *queue, u32 bytes, u32 bo
 /*
  * Gives @bytes bytes of @queue a place before @border, and TCP_INFO what went through the rings. Takes the socket's lock, in a drain
  * (@how) its spinlock. -ESTALE: the connection that @disconnects is of has ended; -EBUSY: urgent data counts, a segment that cannot be
- * split lies on both sides of the border, or the end of the stream, joined to what came before the ring's, was read; -EAGAIN: somebody owns the socket, or it is no child any more; -ENOMEM. Nothing has changed then,
- * and the queue is empty.
+ * split lies on both sides of the border, or the end of the stream was read, which TCP had joined to what came before the ring's; -EAGAIN:
+ * somebody owns the socket, or it is no child any more; -ENOMEM. Nothing has changed then, and the queue is empty.
  */
 int ts_queue_insert(struct sock *sk, struct ts_queue *queue, u32 disconnects, u32 bytes, u32 border, u64 sent, u64 received,
 		    unsigned int how)

@@ -7,7 +7,7 @@
 
 /*
  * What every connection runs that is offered, and what those run besides that are spliced, each in a section of its own: scattered over the
- * module it would take twice as many pages, of which a connection that comes and goes needs each once or twice. Not ".text.something",
+ * module it would take more pages, and a connection that comes and goes needs each of them once or twice. Not ".text.something",
  * which scripts/module.lds puts together file by file. In Rust, #[unsafe(link_section)] says the same.
  */
 #define __ts_offered __section(".text..ts_offered")

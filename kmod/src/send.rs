@@ -563,7 +563,6 @@ impl<'a> Send<'a> {
         Start::Done
     }
 
-
     /// The ring cannot be begun because TCP has not delivered everything yet. Is this so for long, and should the call wait for a moment before it
     /// gives TCP still more?
     fn must_wait_for_delivery(&mut self, tx: &mut Tx) -> bool {
