@@ -68,15 +68,21 @@ fn choose<'a>(kernels: &'a [Kernel], part: &'a str) -> Result<&'a Kernel> {
     let cloud: Vec<_> = all.iter().copied().filter(is_cloud).collect();
     match (&all[..], &cloud[..]) {
         ([kernel], _) | (_, [kernel]) => Ok(*kernel),
-        _ => {
-            let names: Vec<_> = all.iter().map(|kernel| kernel.kver.as_str()).collect();
-            bail!(
-                "failed to choose a kernel: --kernel {part} means {} of them: {}",
-                names.len(),
-                names.join(", ")
-            )
-        }
+        ([], _) => bail!(
+            "failed to choose a kernel: none of these has {part} in its version or suite: {}",
+            names(kernels.iter().filter(|kernel| kernel.boots))
+        ),
+        _ => bail!(
+            "failed to choose a kernel: {part} means {} of them: {}",
+            all.len(),
+            names(all.iter().copied())
+        ),
     }
+}
+
+fn names<'a>(kernels: impl Iterator<Item = &'a Kernel>) -> String {
+    let names: Vec<_> = kernels.map(|kernel| kernel.kver.as_str()).collect();
+    names.join(", ")
 }
 
 fn matching<'a>(kernels: &'a [Kernel], part: Option<&'a str>) -> impl Iterator<Item = &'a Kernel> {
@@ -103,6 +109,7 @@ fn of_root(kernels: &[Kernel], root: &str) -> Vec<Kernel> {
 pub fn run(options: &Options) -> Result<()> {
     let kernels = offers::kernels()?;
     let mut rows = BTreeMap::new();
+    let mut table = String::new();
     let mut failed = 0;
     for root in roots(&kernels, options.only.as_deref()) {
         let here = of_root(&kernels, root);
@@ -112,6 +119,7 @@ pub fn run(options: &Options) -> Result<()> {
             failed += u32::from(row.failed);
             println!("{HEADER}{}", row.text);
             rows.insert(kernel.kver.clone(), row.text);
+            table = in_table(&kernels, &rows, options.keep)?;
         }
         if options.purge {
             cache::remove(&rootfs.dir)?;
@@ -120,18 +128,23 @@ pub fn run(options: &Options) -> Result<()> {
     if rows.is_empty() {
         bail!("failed to find a kernel to build for");
     }
-    let file = checkout::dir().join("docs/kernels.md");
-    let doc =
-        fs::read_to_string(&file).with_context(|| format!("failed to read {}", file.display()))?;
-    let doc = with_rows(&doc, &kernels, &rows)?;
-    println!("{}", table_of(&doc)?);
-    if options.keep {
-        fs::write(&file, doc).with_context(|| format!("failed to write {}", file.display()))?;
-    }
+    println!("{table}");
     if failed > 0 {
         bail!("failed for {failed} of {} kernels", rows.len());
     }
     Ok(())
+}
+
+/// The table of docs/kernels.md with these rows, which it keeps if asked to: a run of hours may be ended by hand.
+fn in_table(kernels: &[Kernel], rows: &BTreeMap<String, String>, keep: bool) -> Result<String> {
+    let file = checkout::dir().join("docs/kernels.md");
+    let doc =
+        fs::read_to_string(&file).with_context(|| format!("failed to read {}", file.display()))?;
+    let doc = with_rows(&doc, kernels, rows)?;
+    if keep {
+        fs::write(&file, &doc).with_context(|| format!("failed to write {}", file.display()))?;
+    }
+    Ok(table_of(&doc)?.to_owned())
 }
 
 fn roots<'a>(kernels: &'a [Kernel], only: Option<&'a str>) -> Vec<&'static str> {
