@@ -20,6 +20,7 @@ use crate::asleep::Asleep;
 use crate::env::{Claim, Conn, Env, SOON, wait_until};
 use crate::scenario::Scenario;
 use crate::scenarios::ready::Watch;
+use crate::scenarios::start::{NEVER_PAUSING, never_pause};
 use crate::sys;
 
 pub const ALL: &[Scenario] = &[
@@ -42,6 +43,7 @@ pub const ALL: &[Scenario] = &[
     Scenario::each("disconnected", disconnected),
     Scenario::each("with_tls", with_tls),
     Scenario::each("by_port", by_port).spliced_only(),
+    Scenario::some("never_pausing", never_pausing),
     Scenario::each("under_load", under_load).limit(120),
     Scenario::some("module_goes_and_comes_back", module_goes_and_comes_back).reconfigures(),
     Scenario::one("nothing_to_drain", nothing_to_drain).reconfigures(),
@@ -358,6 +360,24 @@ fn with_tls(env: &Env) -> Result<Claim> {
     PATTERN.read(&conn.server, 0, PART)?;
     exchange(&conn, PART as u64)?;
     Ok(Claim::ring(PART).tcp(2 * PART))
+}
+
+/// Senders that wait, or are about to, until TCP has delivered what went before, so that they could use their rings.
+fn never_pausing(env: &Env) -> Result<Claim> {
+    const ROUNDS: u64 = 10;
+    for round in 0..ROUNDS {
+        let Conn { client, server } = env.conn()?;
+        let sender = thread::spawn(move || -> Result<()> {
+            PATTERN.write(&client, 0, PART)?;
+            never_pause(&client, PATTERN, PART as u64)
+        });
+        let reader = thread::spawn(move || PATTERN.read(&server, 0, PART + NEVER_PAUSING));
+        sleep(Duration::from_millis(20 + 5 * round));
+        drain(env)?;
+        sender.join().expect("sender panicked")?;
+        reader.join().expect("reader panicked")?;
+    }
+    Ok(Claim::ring(ROUNDS as usize * PART).pairs(ROUNDS).any_tcp())
 }
 
 fn by_port(env: &Env) -> Result<Claim> {

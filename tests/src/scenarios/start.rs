@@ -2,7 +2,7 @@
 //! The first bytes of a connection, which may go over TCP and always come first.
 
 use std::io::ErrorKind;
-use std::net::Shutdown;
+use std::net::{Shutdown, TcpStream};
 use std::thread;
 use std::time::Duration;
 
@@ -18,6 +18,7 @@ use crate::sys;
 pub const ALL: &[Scenario] = &[
     Scenario::each("client_sends_before_accept", client_sends_before_accept),
     Scenario::each("stream_that_never_pauses", stream_that_never_pauses),
+    Scenario::each("stream_that_is_answered", stream_that_is_answered),
     Scenario::each("client_closes_before_accept", client_closes_before_accept),
     Scenario::each("server_sends_first", server_sends_first),
     Scenario::each("both_send_first", both_send_first),
@@ -53,28 +54,51 @@ fn client_sends_before_accept(env: &Env) -> Result<Claim> {
     Ok(Claim::ring(20 * EARLY).tcp(20 * EARLY))
 }
 
-/// The first message has to go over TCP, which is to send no faster than so many bytes a second, and the sender never pauses: TCP would never
-/// have delivered everything.
-fn stream_that_never_pauses(env: &Env) -> Result<Claim> {
+/// What [`never_pause`] sends.
+pub const NEVER_PAUSING: usize = 8 << 20;
+
+/// Sends bytes of the pattern without a pause. The first message has to go over TCP, which is to send no faster than so many bytes a second: it would
+/// never have delivered everything.
+pub fn never_pause(socket: &TcpStream, pattern: Pattern, position: u64) -> Result<()> {
     const BYTES_A_SECOND: i32 = 20 << 20;
     const FIRST: usize = 512 << 10;
     const WRITE: usize = 16 << 10;
-    const LENGTH: usize = 8 << 20;
-    let Conn { client, server } = env.cold()?;
     let (level, option) = (libc::SOL_SOCKET, libc::SO_MAX_PACING_RATE);
-    sys::set_option(&client, level, option, BYTES_A_SECOND)?;
+    sys::set_option(socket, level, option, BYTES_A_SECOND)?;
+    let sent = sys::send_with_timestamp(socket, &pattern.bytes(position, FIRST))?;
+    ensure!(sent == FIRST, "{sent} bytes sent");
+    for offset in (FIRST..NEVER_PAUSING).step_by(WRITE) {
+        pattern.write(socket, position + offset as u64, WRITE)?;
+    }
+    Ok(())
+}
+
+fn stream_that_never_pauses(env: &Env) -> Result<Claim> {
+    let Conn { client, server } = env.cold()?;
     let pattern = Pattern::new(8);
-    let sender = thread::spawn(move || -> Result<()> {
-        let sent = sys::send_with_timestamp(&client, &pattern.bytes(0, FIRST))?;
-        ensure!(sent == FIRST, "{sent} bytes sent");
-        for position in (FIRST..LENGTH).step_by(WRITE) {
-            pattern.write(&client, position as u64, WRITE)?;
-        }
-        Ok(())
-    });
-    pattern.read(&server, 0, LENGTH)?;
+    let sender = thread::spawn(move || never_pause(&client, pattern, 0));
+    pattern.read(&server, 0, NEVER_PAUSING)?;
     sender.join().expect("sender panicked")?;
-    Ok(Claim::ring(LENGTH / 2).tcp(LENGTH / 2))
+    Ok(Claim::ring(NEVER_PAUSING / 2).tcp(NEVER_PAUSING / 2))
+}
+
+/// Answers come in all the time, through the other ring, while the sender waits for TCP.
+fn stream_that_is_answered(env: &Env) -> Result<Claim> {
+    const PIECE: usize = 4 << 10;
+    const ANSWER: usize = 64;
+    const ANSWERS: usize = NEVER_PAUSING / PIECE;
+    let Conn { client, server } = env.cold()?;
+    let (up, down) = (Pattern::new(8), Pattern::new(9));
+    let socket = client.try_clone()?;
+    let sender = thread::spawn(move || never_pause(&socket, up, 0));
+    let reader = thread::spawn(move || down.read(&client, 0, ANSWERS * ANSWER));
+    for piece in 0..ANSWERS {
+        up.read(&server, (piece * PIECE) as u64, PIECE)?;
+        down.write(&server, (piece * ANSWER) as u64, ANSWER)?;
+    }
+    sender.join().expect("sender panicked")?;
+    reader.join().expect("reader panicked")?;
+    Ok(Claim::ring(NEVER_PAUSING / 2 + ANSWERS * ANSWER / 2).tcp(NEVER_PAUSING / 2))
 }
 
 fn client_closes_before_accept(env: &Env) -> Result<Claim> {
