@@ -324,7 +324,7 @@ static __ts_offered void ts_release_cb(struct sock *sk)
 /* ---- the tables and the slot ---- */
 
 /*
- * KCSAN does not look: sk_stream_write_space(), in which the other end may be, reads sk_prot plainly, twice, and that is base's to mark. Both
+ * KCSAN does not look: sk_stream_memory_free(), in which the other end may be, reads sk_prot plainly, twice, and that is base's to mark. Both
  * tables have the callback that it looks for.
  */
 static __always_inline void ts_set_protocol(struct sock *sk, struct proto *prot)

@@ -172,9 +172,12 @@ __ts_spliced void ts_notify_writeable(struct sock *const *slot)
 		called = write_space == ts_default.write_space;
 		if (likely(called))
 			write_space(sk);
-		/* That one does nothing while TCP's own buffer is full, or a turn is taken; senders into the ring sleep here too. */
+		/*
+		 * That one does nothing while TCP's own buffer is full, or a turn is taken; senders into the ring sleep here too. data_race(): it
+		 * reads sk_prot plainly, as base does (ts_set_protocol()).
+		 */
 		wq = rcu_dereference(sk->sk_wq);
-		if (unlikely(!called || !__sk_stream_is_writeable(sk, 1)) && skwq_has_sleeper(wq))
+		if (unlikely(!called || !data_race(__sk_stream_is_writeable(sk, 1))) && skwq_has_sleeper(wq))
 			wake_up_interruptible_poll(&wq->wait, EPOLLOUT | EPOLLWRNORM | EPOLLWRBAND);
 	}
 	rcu_read_unlock();
