@@ -8,8 +8,10 @@
 //! as if it was one; its further turns are counted apart.
 //!
 //! The profile says where the instructions are: at each end it gets a line `window` and then, for each piece of code that was executed since the
-//! begin, its address and its instructions, each as often as it was executed.
+//! begin, a line `instructions`: its address and its instructions, each as often as it was executed. Lines `code` and `data` have the address of a piece
+//! of code, and how many pages it was the first to touch after a change of the address space, by being executed or by an access.
 
+mod pages;
 mod places;
 mod qemu;
 

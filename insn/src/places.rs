@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: GPL-2.0-only
-//! Where the instructions of a window are: a count for each block of code.
+//! Where the instructions of a window are: a count for each block of code. And which pages it touches.
 
 use std::ffi::{c_uint, c_void};
 use std::fmt::Write as _;
@@ -9,6 +9,7 @@ use std::ptr::from_ref;
 use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 use std::sync::{Mutex, PoisonError};
 
+use crate::pages;
 use crate::qemu::{self, Tb};
 
 /// A block, which QEMU may translate more than once.
@@ -37,6 +38,7 @@ extern "C" fn executed(_vcpu: c_uint, place: *mut c_void) {
     // SAFETY: `watch` gave a place that lives as long as the program.
     let place = unsafe { &*place.cast::<Place>() };
     place.times.fetch_add(1, Relaxed);
+    pages::executed(place.address);
 }
 
 /// Counts a block from now on, if a profile is made.
@@ -57,6 +59,10 @@ pub unsafe fn watch(tb: *mut Tb, instructions: usize) {
         times: AtomicU64::new(0),
     }));
     profile.places.push(place);
+    for index in 0..instructions {
+        // SAFETY: the caller's promise.
+        unsafe { pages::watch(qemu::qemu_plugin_tb_get_insn(tb.cast_const(), index)) };
+    }
     // SAFETY: the caller's promise; the callback and the place live as long as the program.
     unsafe {
         qemu::qemu_plugin_register_vcpu_tb_exec_cb(
@@ -78,9 +84,11 @@ pub fn marked(is_end: bool) {
     for place in places {
         let times = place.times.swap(0, Relaxed);
         if times > 0 {
-            let _ = writeln!(text, "{:x} {}", place.address, times * place.instructions);
+            let instructions = times * place.instructions;
+            let _ = writeln!(text, "instructions {:x} {instructions}", place.address);
         }
     }
+    text += &pages::take();
     // What was executed before a window is forgotten.
     if !is_end {
         return;

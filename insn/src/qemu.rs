@@ -13,6 +13,8 @@ pub type Id = u64;
 pub type VcpuCallback = extern "C" fn(c_uint, *mut c_void);
 /// The callback touches no register of the guest.
 pub const NO_REGS: c_int = 0;
+/// `QEMU_PLUGIN_MEM_RW`.
+pub const READS_AND_WRITES: c_int = 3;
 /// The longest x86 instruction.
 pub const LONGEST: usize = 15;
 
@@ -55,6 +57,14 @@ unsafe extern "C" {
         insn: *mut Insn,
         callback: VcpuCallback,
         flags: c_int,
+        data: *mut c_void,
+    );
+    /// Has every access to memory of an instruction reported: what it is, and its address in the guest.
+    pub fn qemu_plugin_register_vcpu_mem_cb(
+        insn: *mut Insn,
+        callback: extern "C" fn(c_uint, u32, u64, *mut c_void),
+        flags: c_int,
+        which: c_int,
         data: *mut c_void,
     );
     /// How many instructions a block has.

@@ -219,20 +219,16 @@ pub struct ByteCounts {
     pub received: u64,
 }
 
+/// As long as the kernels know, or longer.
+type TcpInfo = [u8; 256];
+
 /// TCP_INFO.
 pub fn byte_counts(socket: &impl AsRawFd) -> Result<ByteCounts> {
     /// Offsets in `struct tcp_info` (linux/tcp.h), which only grows at its end.
     const ACKED: usize = 120;
     const RECEIVED: usize = 128;
     const SENT: usize = 200;
-    let mut info = [0_u8; 256];
-    let mut length = size_of_val(&info) as u32;
-    let start = info.as_mut_ptr().cast();
-    let (level, name) = (libc::IPPROTO_TCP, libc::TCP_INFO);
-    let socket = socket.as_raw_fd();
-    // SAFETY: `start` and `length` describe `info`.
-    let result = unsafe { libc::getsockopt(socket, level, name, start, &raw mut length) };
-    checked(result as isize)?;
+    let info = tcp_info(socket)?;
     let field = |at: usize| {
         let bytes = info[at..at + 8].try_into().expect("eight bytes");
         u64::from_ne_bytes(bytes)
@@ -242,6 +238,27 @@ pub fn byte_counts(socket: &impl AsRawFd) -> Result<ByteCounts> {
         acked: field(ACKED),
         received: field(RECEIVED),
     })
+}
+
+/// Segments that TCP sent again, of TCP_INFO; at the end that accepted, a SYN-ACK counts as well.
+pub fn segments_sent_again(socket: &impl AsRawFd) -> Result<u32> {
+    /// `tcpi_total_retrans` in `struct tcp_info`.
+    const TOTAL_RETRANS: usize = 100;
+    let info = tcp_info(socket)?;
+    let bytes = info[TOTAL_RETRANS..TOTAL_RETRANS + 4].try_into();
+    Ok(u32::from_ne_bytes(bytes.expect("four bytes")))
+}
+
+fn tcp_info(socket: &impl AsRawFd) -> Result<TcpInfo> {
+    let mut info: TcpInfo = [0; 256];
+    let mut length = size_of_val(&info) as u32;
+    let start = info.as_mut_ptr().cast();
+    let (level, name) = (libc::IPPROTO_TCP, libc::TCP_INFO);
+    let socket = socket.as_raw_fd();
+    // SAFETY: `start` and `length` describe `info`.
+    let result = unsafe { libc::getsockopt(socket, level, name, start, &raw mut length) };
+    checked(result as isize)?;
+    Ok(info)
 }
 
 /// setsockopt(2) with an int.

@@ -65,7 +65,7 @@ pub struct Options {
     /// Keep the figures in the repository, instead of comparing with those there
     #[arg(long, conflicts_with = "more")]
     accept: bool,
-    /// Also write down which functions the instructions are in, to results/instructions/profile.txt; in one round
+    /// Also write down which functions the instructions are in, and which pages they touch first, to results/instructions/profile.txt; in one round
     #[arg(long, conflicts_with = "accept")]
     profile: bool,
     /// Count a few messages only, in one round

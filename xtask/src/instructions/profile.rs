@@ -1,5 +1,6 @@
 // SPDX-License-Identifier: GPL-2.0-only
-//! In which functions the instructions of an operation are, and where it takes more of them than the first case of the same operation.
+//! In which functions the instructions of an operation are, and where it takes more of them than the first case of the same operation. And which
+//! functions are the first to touch how many pages after a change of the address space.
 
 use std::collections::BTreeMap;
 use std::fmt::Write;
@@ -8,11 +9,41 @@ use anyhow::{Context, Result};
 
 use super::windows::{Listed, Windows};
 
-/// Instructions of one operation by function.
+/// Something of one operation by function.
 type Functions = BTreeMap<String, f64>;
 
-/// Functions that take fewer instructions, and differ by less, are left out.
-const LEAST: f64 = 5.0;
+/// What of an operation is listed: the plugin's word and ours for it, the least of a function, and of a difference, that is listed, and how many
+/// digits it has behind the point.
+struct Subject {
+    word: &'static str,
+    name: &'static str,
+    least: f64,
+    digits: usize,
+}
+
+const SUBJECTS: [Subject; 3] = [
+    Subject {
+        word: "instructions",
+        name: "instructions",
+        least: 5.0,
+        digits: 0,
+    },
+    Subject {
+        word: "code",
+        name: "pages of code after a change of the address space",
+        least: 0.2,
+        digits: 1,
+    },
+    Subject {
+        word: "data",
+        name: "pages of data after a change of the address space",
+        least: 0.2,
+        digits: 1,
+    },
+];
+
+/// One for each subject.
+type Each = [Functions; SUBJECTS.len()];
 
 /// Addresses below are programs.
 const KERNEL: u64 = 1 << 63;
@@ -25,7 +56,7 @@ pub fn of(windows: &str, places: &str, symbols: &str) -> Result<String> {
     let symbols = Symbols::parse(symbols);
     let mut each = places.split("window\n").skip(1);
     let mut text = String::new();
-    let mut first = (String::new(), Functions::new());
+    let mut first = (String::new(), Each::default());
     for Listed {
         cell,
         way,
@@ -43,11 +74,14 @@ pub fn of(windows: &str, places: &str, symbols: &str) -> Result<String> {
         if first.0 != cell {
             first = (cell.clone(), functions.clone());
         }
-        writeln!(
-            text,
-            "{cell}, {way}: instructions, more than in the first case, function"
-        )?;
-        text += &list(&functions, &first.1);
+        for ((subject, of), first) in SUBJECTS.iter().zip(&functions).zip(&first.1) {
+            writeln!(
+                text,
+                "{cell}, {way}: {}, more than in the first case, function",
+                subject.name
+            )?;
+            text += &list(subject, of, first);
+        }
     }
     Ok(text)
 }
@@ -75,37 +109,46 @@ impl<'a> Symbols<'a> {
     }
 }
 
-fn functions(window: &str, operations: u64, symbols: &Symbols) -> Result<Functions> {
-    let mut functions = Functions::new();
+fn functions(window: &str, operations: u64, symbols: &Symbols) -> Result<Each> {
+    let mut functions = Each::default();
     for line in window.lines() {
-        let parse = || {
-            let (address, count) = line.split_once(' ')?;
-            Some((
-                u64::from_str_radix(address, 16).ok()?,
-                count.parse::<u64>().ok()?,
-            ))
+        let mut parse = || {
+            let mut words = line.split(' ');
+            let word = words.next()?;
+            let address = u64::from_str_radix(words.next()?, 16).ok()?;
+            let count: u64 = words.next()?.parse().ok()?;
+            let which = SUBJECTS.iter().position(|subject| subject.word == word)?;
+            let of = functions.get_mut(which)?;
+            *of.entry(symbols.name(address).to_owned()).or_default() +=
+                count as f64 / operations as f64;
+            Some(())
         };
-        let (address, count) = parse().with_context(|| format!("failed to parse {line:?}"))?;
-        let name = symbols.name(address).to_owned();
-        *functions.entry(name).or_default() += count as f64 / operations as f64;
+        parse().with_context(|| format!("failed to parse {line:?}"))?;
     }
     Ok(functions)
 }
 
 /// Of each function.
-fn median(windows: &[Functions]) -> Option<Functions> {
-    let names = windows.iter().flat_map(|window| window.keys());
-    let median = |name: &String| {
-        let of = |window: &Functions| window.get(name).copied().unwrap_or_default();
-        let mut values: Vec<f64> = windows.iter().map(of).collect();
-        values.sort_by(f64::total_cmp);
-        values.get(values.len() / 2).copied().unwrap_or_default()
+fn median(windows: &[Each]) -> Option<Each> {
+    let of_subject = |which: usize| {
+        let of: Vec<_> = windows.iter().filter_map(|of| of.get(which)).collect();
+        let names = of.iter().flat_map(|of| of.keys());
+        let median = |name: &String| {
+            let mut values: Vec<f64> = of
+                .iter()
+                .map(|of| of.get(name).copied().unwrap_or_default())
+                .collect();
+            values.sort_by(f64::total_cmp);
+            values.get(values.len() / 2).copied().unwrap_or_default()
+        };
+        names.map(|name| (name.clone(), median(name))).collect()
     };
-    (!windows.is_empty()).then(|| names.map(|name| (name.clone(), median(name))).collect())
+    (!windows.is_empty()).then(|| std::array::from_fn(of_subject))
 }
 
-/// Where it differs most comes first.
-fn list(functions: &Functions, first: &Functions) -> String {
+/// The sum, and then functions, of which those that differ most come first.
+fn list(subject: &Subject, functions: &Functions, first: &Functions) -> String {
+    let (least, digits) = (subject.least, subject.digits);
     let names = functions.keys().chain(first.keys());
     let of = |functions: &Functions, name| functions.get(name).copied().unwrap_or_default();
     let mut rows: Vec<_> = names
@@ -116,7 +159,7 @@ fn list(functions: &Functions, first: &Functions) -> String {
                 name,
             )
         })
-        .filter(|(more, count, _)| *count >= LEAST || more.abs() >= LEAST)
+        .filter(|(more, count, _)| *count >= least || more.abs() >= least)
         .collect();
     rows.sort_by(|a, b| {
         b.0.total_cmp(&a.0)
@@ -124,10 +167,19 @@ fn list(functions: &Functions, first: &Functions) -> String {
             .then(a.2.cmp(b.2))
     });
     rows.dedup();
+    let line = |count: f64, more: f64, name: &str| {
+        format!("{count:10.digits$} {more:+8.digits$}  {name}\n")
+    };
+    let (all, all_first) = (sum(functions), sum(first));
     let lines = rows.iter();
-    lines
-        .map(|(more, count, name)| format!("{count:10.0} {more:+8.0}  {name}\n"))
-        .collect()
+    line(all, all - all_first, "(all)")
+        + &lines
+            .map(|(more, count, name)| line(*count, *more, name))
+            .collect::<String>()
+}
+
+fn sum(functions: &Functions) -> f64 {
+    functions.values().fold(0.0, |sum, of| sum + of)
 }
 
 #[cfg(test)]
@@ -142,26 +194,41 @@ mod tests {
 
     #[test]
     fn functions_are_compared_with_the_first_case() -> Result<()> {
-        let places = "window\nffffffff81000010 40\n401000 20\nwindow\nffffffff81000020 40\nffffffff810001ff 60\n401000 20\n";
+        let places = "\
+window
+instructions ffffffff81000010 40
+instructions 401000 20
+window
+instructions ffffffff81000020 40
+instructions ffffffff810001ff 60
+instructions 401000 20
+data ffffffff81000020 3
+";
         let text = of(WINDOWS, places, SYMBOLS)?;
-        let second = text.split("c, b").nth(1).unwrap_or_default();
-        let lines: Vec<Vec<&str>> = second
-            .lines()
-            .skip(1)
-            .map(|line| line.split_whitespace().collect())
-            .collect();
+        let lists: Vec<_> = text.split("c, b").skip(1).collect();
+        let lines = |which: usize| -> Vec<Vec<&str>> {
+            let lines = lists.get(which).into_iter().flat_map(|list| list.lines());
+            lines
+                .skip(1)
+                .map(|line| line.split_whitespace().collect())
+                .collect()
+        };
         let want = [
+            ["60", "+30", "(all)"],
             ["30", "+30", "two"],
             ["20", "+0", "one"],
             ["10", "+0", "(programs)"],
         ];
-        assert_eq!(lines, want);
+        assert_eq!(lines(0), want);
+        assert_eq!(lines(1), [["0.0", "+0.0", "(all)"]]);
+        assert_eq!(lines(2), [["1.5", "+1.5", "(all)"], ["1.5", "+1.5", "one"]]);
         Ok(())
     }
 
     #[test]
     fn a_profile_that_is_too_short_is_refused() {
-        assert!(of(WINDOWS, "window\n1 1\n", SYMBOLS).is_err());
-        assert!(of(WINDOWS, "window\nx 1\nwindow\n", SYMBOLS).is_err());
+        for profile in ["code 1 1\n", "code x 1\nwindow\n", "x 1 1\nwindow\n"] {
+            assert!(of(WINDOWS, &format!("window\n{profile}"), SYMBOLS).is_err());
+        }
     }
 }
