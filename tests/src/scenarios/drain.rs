@@ -374,8 +374,13 @@ fn never_pausing(env: &Env) -> Result<Claim> {
         let reader = thread::spawn(move || PATTERN.read(&server, 0, PART + NEVER_PAUSING));
         sleep(Duration::from_millis(20 + 5 * round));
         drain(env)?;
-        sender.join().expect("sender panicked")?;
-        reader.join().expect("reader panicked")?;
+        // Where one fails, the other does as well.
+        let sent = sender.join().expect("sender panicked");
+        let read = reader.join().expect("reader panicked");
+        ensure!(
+            sent.is_ok() && read.is_ok(),
+            "sender: {sent:?}, reader: {read:?}"
+        );
     }
     Ok(Claim::ring(ROUNDS as usize * PART).pairs(ROUNDS).any_tcp())
 }
