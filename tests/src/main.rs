@@ -110,6 +110,7 @@ fn run_here(tests: &[Test], name: &str, mode: Mode) -> Result<ExitCode> {
     let test = tests.iter().find(|test| test.name == name);
     let test = test.with_context(|| format!("there is no test {name:?}"))?;
     let link = test.link.clone();
+    sys::hold_sigchld_back()?;
     env::run(&Env { mode, link }, test.scenario.body)?;
     Ok(ExitCode::SUCCESS)
 }

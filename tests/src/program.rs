@@ -7,6 +7,8 @@ use std::process::{Child, Command, Output, Stdio};
 
 use anyhow::{Context, Result, bail};
 
+use crate::sys;
+
 /// Runs `argv` to its end and returns what it printed.
 pub fn run(argv: &[&str]) -> Result<String> {
     let output = command(argv).stdin(Stdio::null()).output();
@@ -62,6 +64,7 @@ pub fn succeeds(argv: &[&str]) -> bool {
 pub fn command(argv: &[&str]) -> Command {
     let mut command = Command::new(argv[0]);
     command.args(&argv[1..]);
+    sys::let_have_sigchld(&mut command);
     command
 }
 

@@ -5,10 +5,13 @@
 use std::ffi::c_void;
 use std::io::{Error, Result};
 use std::os::fd::{AsRawFd, RawFd};
+use std::os::unix::process::CommandExt;
+use std::process::Command;
 use std::sync::atomic::{AtomicUsize, Ordering};
 
 use libc::{c_int, sigaction};
 use nix::sys::resource::{Resource, getrlimit, setrlimit};
+use nix::sys::signal::{SigSet, Signal};
 
 /// Turns a negative result into the error it stands for.
 fn checked(result: isize) -> Result<usize> {
@@ -445,6 +448,19 @@ pub fn fork_among_threads(work: impl FnOnce()) -> Result<nix::unistd::Pid> {
 pub fn be_nice(by: c_int) -> Result<()> {
     // SAFETY: takes ints, and changes this process's priority alone.
     checked(unsafe { libc::setpriority(libc::PRIO_PROCESS, 0, by) } as isize).map(drop)
+}
+
+/// Threads that are made from now on are not chosen for SIGCHLD, nor is this one. Nobody handles it, but while posix_spawn(3) has it blocked in one thread it
+/// is not thrown away, and a call that sleeps in another one is cut short for it (`complete_signal()`).
+pub fn hold_sigchld_back() -> Result<()> {
+    Ok(SigSet::from(Signal::SIGCHLD).thread_block()?)
+}
+
+/// The program gets SIGCHLD, whether or not this thread does.
+pub fn let_have_sigchld(command: &mut Command) -> &mut Command {
+    let unblock = || Ok(SigSet::from(Signal::SIGCHLD).thread_unblock()?);
+    // SAFETY: one system call, which touches nothing that other threads share.
+    unsafe { command.pre_exec(unblock) }
 }
 
 /// Children that end from now on leave nothing to wait for.

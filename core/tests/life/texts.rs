@@ -104,7 +104,7 @@ const TEXTS: &[(&str, &str, u64)] = &[
         PROTO,
         0xdca8dd2f6c0f3438,
     ),
-    ("void ts_uninstall_protocol(", PROTO, 0x7d4baba4ab0067a7),
+    ("void ts_uninstall_protocol(", PROTO, 0x456ee82c26818d8f),
     ("void ts_install(", PROTO, 0x68b4f058d0a1015f),
     ("static void ts_ulp_release(", PROTO, 0x1e479a89fb77aa38),
     (
@@ -128,7 +128,7 @@ const TEXTS: &[(&str, &str, u64)] = &[
     ),
     ("fn return_unread(", TEARDOWN, 0xbc4f4c1d56eddf9e),
     ("bool ts_notify_readable(", WAKE, 0x883e5bd799e234c6),
-    ("void ts_notify_writeable(", WAKE, 0x14f457f244bbe71e),
+    ("void ts_notify_writeable(", WAKE, 0x9b4755239dafa033),
     ("long ts_sleep(", WAKE, 0x16d2626839be22fe),
 ];
 
