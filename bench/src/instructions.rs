@@ -69,6 +69,8 @@ struct Figure {
     way: String,
     windows: usize,
     operations: usize,
+    /// where the module's code was, see [`module_text`]
+    text: Option<String>,
     /// the module's counters, in these windows and those before them
     counters: BTreeMap<String, u64>,
 }
@@ -77,6 +79,8 @@ struct Figure {
 #[derive(Debug, Serialize)]
 struct Windows {
     machine: Machine,
+    /// where the module's code is in the symbols that are kept, see [`module_text`]
+    text: Option<String>,
     figures: Vec<Figure>,
 }
 
@@ -104,6 +108,7 @@ pub fn run(options: &Options) -> Result<()> {
     }
     let windows = Windows {
         machine: Machine::detect(None),
+        text: module_text(),
         figures,
     };
     let path = options.out.join("windows.json");
@@ -131,6 +136,7 @@ fn cells(options: &Options, figures: &mut Vec<Figure>) -> Result<()> {
                 way: way.name().to_owned(),
                 windows: options.windows,
                 operations: cell.operations(),
+                text: module_text(),
                 counters,
             });
         }
@@ -154,6 +160,7 @@ fn groups(options: &Options, figures: &mut Vec<Figure>) -> Result<()> {
                 way: case.to_string(),
                 windows: options.windows,
                 operations: case.operations(),
+                text: module_text(),
                 counters: BTreeMap::new(),
             });
         }
@@ -161,6 +168,12 @@ fn groups(options: &Options, figures: &mut Vec<Figure>) -> Result<()> {
     }
     // The cells expect it loaded.
     policy::load()
+}
+
+/// The address of the module's code, which is another one each time that it is loaded; none while it is not.
+fn module_text() -> Option<String> {
+    let text = fs::read_to_string("/sys/module/tcp_splice/sections/.text").ok()?;
+    Some(text.trim().to_owned())
 }
 
 /// The bytes of every message of this size.

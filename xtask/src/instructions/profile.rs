@@ -54,6 +54,8 @@ const KERNEL: u64 = 1 << 63;
 /// When they cannot be understood or do not fit together.
 pub fn of(windows: &str, places: &str, symbols: &str) -> Result<String> {
     let symbols = Symbols::parse(symbols);
+    let windows = Windows::parse(windows)?;
+    let kept = windows.text.as_deref().map(address).transpose()?;
     let mut each = places.split("window\n").skip(1);
     let mut text = String::new();
     let mut first = (String::new(), Each::default());
@@ -62,8 +64,11 @@ pub fn of(windows: &str, places: &str, symbols: &str) -> Result<String> {
         way,
         windows,
         operations,
-    } in Windows::parse(windows)?.figures
+        text: loaded,
+    } in windows.figures
     {
+        let loaded = loaded.as_deref().map(address).transpose()?;
+        let symbols = symbols.when_loaded_at(loaded, kept);
         let of_window = |window| functions(window, operations, &symbols);
         let all: Vec<_> = each
             .by_ref()
@@ -86,6 +91,15 @@ pub fn of(windows: &str, places: &str, symbols: &str) -> Result<String> {
     Ok(text)
 }
 
+/// As sysfs writes it.
+fn address(text: &str) -> Result<u64> {
+    u64::from_str_radix(text.trim_start_matches("0x"), 16)
+        .with_context(|| format!("failed to parse the address {text:?}"))
+}
+
+/// What follows the name of the module's functions.
+const MODULE: &str = "[tcp_splice]";
+
 /// Where functions begin.
 struct Symbols<'a>(BTreeMap<u64, &'a str>);
 
@@ -98,6 +112,18 @@ impl<'a> Symbols<'a> {
             is_code.then_some((u64::from_str_radix(address, 16).ok()?, name))
         };
         Self(text.lines().filter_map(parse).collect())
+    }
+
+    /// The same with the module's code at `loaded` instead of `kept`; without it, if it was not loaded.
+    fn when_loaded_at(&self, loaded: Option<u64>, kept: Option<u64>) -> Self {
+        let moved = loaded
+            .zip(kept)
+            .map(|(loaded, kept)| loaded.wrapping_sub(kept));
+        let place = |(address, name): (&u64, &&'a str)| {
+            let moved = if name.ends_with(MODULE) { moved? } else { 0 };
+            Some((address.wrapping_add(moved), *name))
+        };
+        Self(self.0.iter().filter_map(place).collect())
     }
 
     fn name(&self, address: u64) -> &'a str {
@@ -189,6 +215,10 @@ mod tests {
     const WINDOWS: &str = r#"{"machine": {"kernel": "k", "ring_kbytes": "64"}, "figures": [
         {"cell": "c", "way": "a", "windows": 1, "operations": 2},
         {"cell": "c", "way": "b", "windows": 1, "operations": 2}]}"#;
+    /// The module's code was elsewhere in the first case, and the symbols are of a third time.
+    const MOVED: &str = r#"{"machine": {"kernel": "k", "ring_kbytes": "64"}, "text": "0xffffffffc0004000", "figures": [
+        {"cell": "c", "way": "a", "windows": 1, "operations": 1, "text": "0xffffffffc0001000"},
+        {"cell": "c", "way": "b", "windows": 1, "operations": 1, "text": "0xffffffffc0002000"}]}"#;
     const SYMBOLS: &str =
         "ffffffff81000000 T one\nffffffff81000100 t two\nffffffff81000180 d data\n";
 
@@ -222,6 +252,23 @@ data ffffffff81000020 3
         assert_eq!(lines(0), want);
         assert_eq!(lines(1), [["0.0", "+0.0", "(all)"]]);
         assert_eq!(lines(2), [["1.5", "+1.5", "(all)"], ["1.5", "+1.5", "one"]]);
+        Ok(())
+    }
+
+    #[test]
+    fn the_module_may_be_loaded_anew() -> Result<()> {
+        let symbols = format!(
+            "{SYMBOLS}ffffffffc0004000 t first\t[tcp_splice]\nffffffffc0004100 t second\t[tcp_splice]\n"
+        );
+        let window = |address: &str| format!("window\ninstructions {address} 50\n");
+        let places = window("ffffffffc0001010") + &window("ffffffffc0002110");
+        let text = of(MOVED, &places, &symbols)?;
+        let line = |name: &str| {
+            let line = text.lines().find(|line| line.contains(name))?;
+            Some(line.split_whitespace().take(2).collect::<Vec<_>>())
+        };
+        assert_eq!(line("first\t"), Some(vec!["50", "+0"]));
+        assert_eq!(line("second\t"), Some(vec!["50", "+50"]));
         Ok(())
     }
 

@@ -10,6 +10,8 @@ use super::figures::{Case, Cell, Figure, Figures, Group, Machine};
 #[derive(Debug, Deserialize)]
 pub struct Windows {
     machine: Guest,
+    /// the address of the module's code in the guest's symbols
+    pub text: Option<String>,
     /// in the order in which their windows were made
     pub figures: Vec<Listed>,
 }
@@ -42,6 +44,8 @@ pub struct Listed {
     pub windows: usize,
     /// so many operations in each
     pub operations: u64,
+    /// the address of the module's code, which is not that of the symbols if it was loaded anew since; none: it was not loaded
+    pub text: Option<String>,
 }
 
 /// A marker's sums.
@@ -56,7 +60,9 @@ struct Sums {
 /// # Errors
 /// When the list and the counts do not fit together.
 pub fn join(windows: &str, counts: &str, qemu: String) -> Result<Figures> {
-    let Windows { machine, figures } = Windows::parse(windows)?;
+    let Windows {
+        machine, figures, ..
+    } = Windows::parse(windows)?;
     let mut counted = pairs(counts)?.into_iter();
     let mut found = Vec::<(Listed, Each)>::new();
     for listed in figures {
