@@ -18,6 +18,9 @@
 #define AF_INET 2
 #define AF_INET6 10
 
+/* Flag of bpf_tcp_splice_pair(): only with an end in the same network namespace. */
+#define PAIR_SAME_NETNS 1
+
 extern int bpf_tcp_splice_pair(struct bpf_sock_ops *ctx, __u64 flags, __u32 busy_poll_us, __u32 ring_kbytes) __ksym;
 
 /* All zero as compiled: a program that somebody loads without a configuration offers nothing. */
@@ -79,7 +82,7 @@ int tcp_splice(struct bpf_sock_ops *ctx)
 		return 1;
 	if (!either_port_listed(ctx))
 		return 1;
-	bpf_tcp_splice_pair(ctx, 0, policy.busy_poll_us, policy.ring_kbytes);
+	bpf_tcp_splice_pair(ctx, policy.same_netns ? PAIR_SAME_NETNS : 0, policy.busy_poll_us, policy.ring_kbytes);
 	return 1;
 }
 

@@ -414,7 +414,7 @@ __bpf_kfunc_start_defs();
 /**
  * bpf_tcp_splice_pair() - offer this end of a connection to be joined with its other end
  * @ctx: the sock_ops context, at ACTIVE_ESTABLISHED or PASSIVE_ESTABLISHED
- * @flags: must be 0
+ * @flags: 0, or 1: only with an end in the same network namespace
  * @busy_poll_us: how long this end's receiver spins before it sleeps; 0: the socket's SO_BUSY_POLL
  * @ring_kbytes: size of the ring that this end sends into; 0: the module's ring_kbytes
  *

@@ -7,6 +7,8 @@ pub const RING_KBYTES_MIN: u32 = 4;
 pub const RING_KBYTES_MAX: u32 = 16384;
 /// Ring size where neither the policy nor the module parameter says otherwise, in KiB.
 pub const RING_KBYTES_DEFAULT: u32 = 64;
+/// Flag of `bpf_tcp_splice_pair()`: only with an end in the same network namespace. Either end's policy may ask for that.
+pub const PAIR_SAME_NETNS: u64 = 1;
 /// Longest busy-poll budget of a connection, in microseconds.
 pub const BUSY_POLL_US_MAX: u32 = 1_000_000;
 

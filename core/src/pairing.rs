@@ -5,9 +5,11 @@
 //!
 //! 1. both initial sequence numbers agree crosswise (RFC 9293 section 3.4);
 //! 2. the in-host witness agrees crosswise: each end's transmit hash (`sk_txhash`, 32 random bits) was seen by the other end on
-//!    the segment that finished its handshake. It travels in the packet's metadata, never on the wire, so only a packet that
-//!    crossed this kernel from that very socket carries it;
-//! 3. both ends live in one network namespace, or in two that belong to the initial user namespace.
+//!    the segment that finished its handshake. It travels in the packet's metadata, so only a packet that crossed this kernel from that
+//!    very socket carries it. IPv6 shows 20 of its bits on the wire as the flow label (`ip6_make_flowlabel()`), but no header sets it: where a
+//!    card has put its own hash of a packet instead, that would have to equal 32 random bits. A sock_ops program can set it
+//!    (`skops.sk_txhash`), which takes CAP_BPF and CAP_NET_ADMIN of the host;
+//! 3. both ends live in one network namespace, or in two that belong to the initial user namespace, and the policies of both allow that.
 //!
 //! Each rule stops an attack that the others let through; the tests at the end of this file are that table.
 
@@ -108,8 +110,8 @@ pub struct Facts {
     pub peer_hash: Option<u32>,
     /// Identity of the network namespace.
     pub netns: u64,
-    /// The namespace belongs to the initial user namespace.
-    pub init_user_ns: bool,
+    /// May the other end be in another namespace? This one belongs to the initial user namespace, and the end's policy allows it.
+    pub may_cross: bool,
 }
 
 /// Do the sequence numbers agree crosswise? (rule 1)
@@ -125,7 +127,7 @@ pub fn judge(a: &Facts, b: &Facts) -> Result<(), Refusal> {
     if a.peer_hash != Some(b.txhash) || b.peer_hash != Some(a.txhash) {
         return Err(Refusal::Witness);
     }
-    if a.netns != b.netns && !(a.init_user_ns && b.init_user_ns) {
+    if a.netns != b.netns && !(a.may_cross && b.may_cross) {
         return Err(Refusal::Namespace);
     }
     Ok(())
@@ -192,7 +194,7 @@ mod tests {
         txhash: 0xaaaa,
         peer_hash: Some(0xbbbb),
         netns: 7,
-        init_user_ns: true,
+        may_cross: true,
     };
     const SERVER: Facts = Facts {
         id: 2,
@@ -201,7 +203,7 @@ mod tests {
         txhash: 0xbbbb,
         peer_hash: Some(0xaaaa),
         netns: 7,
-        init_user_ns: true,
+        may_cross: true,
     };
 
     /// The attack and failure matrix: each line is a pair of ends and what must become of it.
@@ -209,7 +211,7 @@ mod tests {
     fn decisions() {
         let own_ns = |f: Facts| Facts {
             netns: 8,
-            init_user_ns: false,
+            may_cross: false,
             ..f
         };
         let table = [

@@ -94,7 +94,7 @@ impl Set {
                 txhash: 0,
                 peer_hash: None,
                 netns: 0,
-                init_user_ns: false,
+                may_cross: false,
             },
             serial: 0,
         }; WAYS],

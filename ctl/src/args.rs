@@ -50,7 +50,7 @@ The object printed by --json:
   schema    1; it changes only when a field here is removed or changes its meaning
   enabled   true when new connections are offered
   policy    null, or loopback_only (bool), ports (numbers; empty means all),
-            busy_poll_us and ring_kbytes (0 means the default)
+            busy_poll_us and ring_kbytes (0 means the default), same_netns (bool)
   cgroup    null, or id (number) and path (null when it cannot be seen from here)
   module    loaded (bool), ring_kbytes (its default for new rings, or null)
   counters  null, or every counter of the module by name
@@ -101,6 +101,7 @@ Columns of --extended:
   UNREAD TO, UNREAD BACK    bytes in the ring that are not read yet
   SIZE TO, SIZE BACK        bytes that the ring holds at most; 0: not made yet
   WAKES TO, WAKES BACK      times a sender's bytes woke the other end
+  SPUN TO, SPUN BACK        microseconds that the other end spun for a sender's bytes (parameter spin_us)
 
 Sockets that are plain TCP although the policy wants them come behind, of the newest 1,024 of that kind those
 that live: their own address, the remote one, whose they are, which end, why (drained, or refused_<why>), and
@@ -245,6 +246,12 @@ pub struct Enable {
     /// As both ends see them: a port published on 127.0.0.1 that NAT leads into a container is not one.
     #[arg(long)]
     pub loopback_only: bool,
+    /// Only connections within one network namespace [default: also between two of them]
+    ///
+    /// That is what containers have, and which root made: namespaces that belong to an unprivileged user's own user namespace are never joined with
+    /// others. It is enough that the policy of one end says so.
+    #[arg(long)]
+    pub same_netns: bool,
     /// Only connections with one of these ports at either end, up to 64 [default: all ports]
     ///
     /// Each end looks at the two ports that it sees. Where NAT changes a port, list it as the client sees it and as the server
@@ -254,7 +261,8 @@ pub struct Enable {
     /// Spin this long before a receive, epoll, poll or select sleeps [default: the socket's SO_BUSY_POLL]
     ///
     /// In epoll, poll and select the kernel spins only while net.core.busy_poll is set. That holds for the whole machine: programs that wait
-    /// in epoll for a network card that can be polled spin as well. `enable` raises it to N microseconds, 10000 at most, `disable` puts it back.
+    /// in epoll for a network card that can be polled spin as well, and an io_uring spins once it has registered for that. An epoll set spins for one
+    /// source of events at a time: with sockets of such a card in it, that is the card or these connections. `enable` raises it to N microseconds, 10000 at most, `disable` puts it back.
     #[arg(long, value_name = "N", default_value = "0", hide_default_value = true)]
     #[arg(value_parser = busy_poll_us, allow_negative_numbers = true)]
     pub busy_poll_us: u32,
@@ -272,6 +280,7 @@ impl Enable {
             ports: self.ports.clone().unwrap_or_default(),
             busy_poll_us: self.busy_poll_us,
             ring_kbytes: self.ring_kbytes,
+            same_netns: self.same_netns,
         }
     }
 }
@@ -327,12 +336,13 @@ mod tests {
     #[test]
     fn enable_describes_a_policy() {
         assert_eq!(policy("x enable --cgroup /c"), Policy::default());
-        let line = "x enable --cgroup /c --loopback-only --ports 443,80,443 --busy-poll-us 1000000 --ring-kbytes 16384";
+        let line = "x enable --cgroup /c --loopback-only --ports 443,80,443 --busy-poll-us 1000000 --ring-kbytes 16384 --same-netns";
         let want = Policy {
             loopback_only: true,
             ports: Ports::new([80, 443]).unwrap(),
             busy_poll_us: 1_000_000,
             ring_kbytes: 16384,
+            same_netns: true,
         };
         assert_eq!(policy(line), want);
         assert_eq!(

@@ -65,7 +65,7 @@ enum Cell<T> {
 
 type Column<T> = (&'static str, Cell<T>);
 
-fn columns<'a>() -> [Column<Connection<'a>>; 20] {
+fn columns<'a>() -> [Column<Connection<'a>>; 22] {
     use Cell::{More, MoreNumber, Number, Word};
     [
         ("CLIENT", Word(|c| named(address(&c.client, &c.server)))),
@@ -93,6 +93,8 @@ fn columns<'a>() -> [Column<Connection<'a>>; 20] {
         ("SIZE BACK", MoreNumber(|c| c.server.ring_size.to_string())),
         ("WAKES TO", MoreNumber(|c| c.client.wakes.to_string())),
         ("WAKES BACK", MoreNumber(|c| c.server.wakes.to_string())),
+        ("SPUN TO", MoreNumber(|c| c.client.spun_us.to_string())),
+        ("SPUN BACK", MoreNumber(|c| c.server.spun_us.to_string())),
         (
             "FULL",
             Number(|c| c.client.stalls.saturating_add(c.server.stalls).to_string()),
@@ -247,7 +249,7 @@ mod tests {
             ring_size: 65536,
             wakes: 1,
             stalls: 2,
-            spun_us: 0,
+            spun_us: 7,
         }
     }
 
@@ -343,6 +345,7 @@ mod tests {
         assert_eq!(column(0, "SIZE TO"), "65536");
         assert_eq!(column(0, "UNREAD BACK"), "0");
         assert_eq!(column(0, "WAKES TO"), "1");
+        assert_eq!(column(0, "SPUN BACK"), "7");
         assert_eq!(column(3, "IN"), "/a?/b.service");
     }
 
@@ -375,7 +378,7 @@ mod tests {
         json(&mut text, &[connection()], &[plain()]).unwrap();
         let value: serde_json::Value = serde_json::from_slice(&text).unwrap();
         assert_eq!(value["schema"], 1);
-        let end = r#"{"carrier":"ring","reason":"none","ring_bytes":100,"ring_size":65536,"socket":{"cgroup":3,"inode":2,"local":"127.0.0.1:40000","netns":1,"processes":[{"command":"redis-server","pid":9}],"remote":"10.0.0.1:80","tcp_bytes":4,"tcp_state":"ESTAB"},"spun_us":0,"stalls":2,"unread":0,"wakes":1}"#;
+        let end = r#"{"carrier":"ring","reason":"none","ring_bytes":100,"ring_size":65536,"socket":{"cgroup":3,"inode":2,"local":"127.0.0.1:40000","netns":1,"processes":[{"command":"redis-server","pid":9}],"remote":"10.0.0.1:80","tcp_bytes":4,"tcp_state":"ESTAB"},"spun_us":7,"stalls":2,"unread":0,"wakes":1}"#;
         assert_eq!(value["connections"][0]["client"].to_string(), end);
         assert_eq!(value["connections"][0]["id"], 1);
         let plain = &value["plain"][0];

@@ -60,6 +60,13 @@ fn complain(line: &str) {
     let _ = writeln!(io::stderr(), "{line}");
 }
 
+/// Something that is no error.
+fn tell(text: Option<String>) {
+    if let Some(text) = text {
+        complain(&text);
+    }
+}
+
 /// Help and version go to stdout as clap writes them; a mistake gets one line.
 fn usage(error: &clap::Error) -> ExitCode {
     use clap::error::ErrorKind::DisplayHelpOnMissingArgumentOrSubcommand as NoCommand;
@@ -100,12 +107,13 @@ fn enable(options: &Enable) -> Result<()> {
     host::check_root()?;
     let cgroup = cgroup::Dir::open(&options.cgroup)?;
     host::check_kernel()?;
-    pins::enable(&options.policy(), &cgroup)
+    tell(pins::enable(&options.policy(), &cgroup)?);
+    Ok(())
 }
 
 fn disable(options: &Disable) -> Result<()> {
     host::check_root()?;
-    pins::disable()?;
+    tell(pins::disable()?);
     if !options.drain || !host::module().loaded {
         return Ok(());
     }

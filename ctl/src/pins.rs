@@ -138,8 +138,8 @@ fn is_link(link: &Link) -> bool {
         .is_ok_and(|text| text.lines().any(|line| line.starts_with("link_type:")))
 }
 
-/// Puts `policy` in force for `cgroup`, in the place of whatever was in force.
-pub fn enable(policy: &Policy, cgroup: &cgroup::Dir) -> Result<()> {
+/// Puts `policy` in force for `cgroup`, in the place of whatever was in force. What [`polling::settle`] has to say.
+pub fn enable(policy: &Policy, cgroup: &cgroup::Dir) -> Result<Option<String>> {
     let _lock = host::lock()?;
     polling::check(POLLING, policy.busy_poll_us)?;
     let program = Loaded::new(policy)?;
@@ -179,11 +179,11 @@ fn adopt(current: Option<Pin>) -> Result<()> {
     fs::rename(NEXT, CURRENT).with_context(|| format!("failed to rename pin {NEXT} to {CURRENT}"))
 }
 
-/// Takes the policy out of force. Returns once it no longer holds the module.
-pub fn disable() -> Result<()> {
+/// Takes the policy out of force. Returns once it no longer holds the module. What [`polling::settle`] has to say.
+pub fn disable() -> Result<Option<String>> {
     let _lock = host::lock()?;
     if !host::bpffs_mounted() {
-        return Ok(());
+        return Ok(None);
     }
     let pins = [Pin::open(CURRENT)?, Pin::open(NEXT)?];
     let users = pins
@@ -194,11 +194,11 @@ pub fn disable() -> Result<()> {
     for pin in pins.into_iter().flatten() {
         pin.remove()?;
     }
-    polling::settle(POLLING, 0)?;
+    let said = polling::settle(POLLING, 0)?;
     // Somebody may keep pins of their own in there.
     let _ = fs::remove_dir(DIR);
     host::await_fewer_module_users(users);
-    Ok(())
+    Ok(said)
 }
 
 /// Reads from the kernel what is in force.

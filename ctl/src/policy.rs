@@ -6,8 +6,8 @@ use serde::Serialize;
 use crate::ports::{MAX_PORTS, Ports};
 
 /// Layout version; a policy with another one was written by another version of this tool.
-const ABI: u32 = 1;
-const PORTS_AT: usize = 24;
+const ABI: u32 = 2;
+const PORTS_AT: usize = 28;
 
 /// Which connections are offered to the module, and how it treats them.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize)]
@@ -20,6 +20,8 @@ pub struct Policy {
     pub busy_poll_us: u32,
     /// Limit of a ring in KiB; 0 leaves it to the module.
     pub ring_kbytes: u32,
+    /// Only connections whose two ends are in one network namespace.
+    pub same_netns: bool,
 }
 
 impl Policy {
@@ -35,6 +37,7 @@ impl Policy {
             self.loopback_only.into(),
             self.busy_poll_us,
             self.ring_kbytes,
+            self.same_netns.into(),
             ports.len() as u32,
         ];
         let mut bytes = [0; Self::SIZE];
@@ -64,6 +67,7 @@ impl Policy {
             loopback_only,
             busy_poll_us,
             ring_kbytes,
+            same_netns,
             n_ports,
         ] = words;
         if abi != ABI || enabled != 1 {
@@ -76,6 +80,7 @@ impl Policy {
             ports: Ports::new(ports)?,
             busy_poll_us,
             ring_kbytes,
+            same_netns: same_netns != 0,
         })
     }
 }
@@ -90,6 +95,7 @@ mod tests {
             ports: "6379,80".parse().unwrap(),
             busy_poll_us: 50,
             ring_kbytes: 128,
+            same_netns: true,
         }
     }
 
@@ -112,10 +118,10 @@ mod tests {
     fn lies_where_the_program_looks() {
         let bytes = sample().to_bytes();
         let word = |at: usize| u32::from_ne_bytes(bytes[at..at + 4].try_into().unwrap());
-        assert_eq!([word(0), word(4), word(8)], [1, 1, 1]);
-        assert_eq!([word(12), word(16), word(20)], [50, 128, 2]);
-        assert_eq!(bytes[24..26], 80u16.to_ne_bytes());
-        assert_eq!(bytes[26..28], 6379u16.to_ne_bytes());
+        assert_eq!([word(0), word(4), word(8)], [2, 1, 1]);
+        assert_eq!([word(12), word(16), word(20), word(24)], [50, 128, 1, 2]);
+        assert_eq!(bytes[28..30], 80u16.to_ne_bytes());
+        assert_eq!(bytes[30..32], 6379u16.to_ne_bytes());
     }
 
     #[test]
@@ -123,7 +129,7 @@ mod tests {
         let bytes = sample().to_bytes();
         assert_eq!(Policy::from_bytes(&bytes[1..]), None);
         let mut other = bytes;
-        other[..4].copy_from_slice(&2u32.to_ne_bytes());
+        other[..4].copy_from_slice(&1u32.to_ne_bytes());
         assert_eq!(Policy::from_bytes(&other), None);
         assert_eq!(Policy::from_bytes(&[0; Policy::SIZE]), None);
     }

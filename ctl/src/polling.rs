@@ -66,16 +66,17 @@ fn elsewhere() -> String {
     )
 }
 
-/// Sets the sysctl for a policy with a budget of `wanted` microseconds; 0, or no policy, puts it back. `pin` is where the note is.
-pub fn settle(pin: &str, wanted: u32) -> Result<()> {
+/// Sets the sysctl for a policy with a budget of `wanted` microseconds; 0, or no policy, puts it back. `pin` is where the note is. What there is to
+/// say of it: it is the whole machine's.
+pub fn settle(pin: &str, wanted: u32) -> Result<Option<String>> {
     let old = noted(pin)?;
     let Some(now) = read()? else {
         ensure!(old.is_none(), "{}", elsewhere());
-        return Ok(());
+        return Ok(said(None, 0, wanted));
     };
     let (set, note) = plan(now, old, wanted);
     if note == old && set == now {
-        return Ok(());
+        return Ok(None);
     }
     // A note that does not fit what is set is passed over. So each step may be the last, should this be interrupted: what was there before is
     // back before its note goes, and noted before it is replaced.
@@ -90,7 +91,20 @@ pub fn settle(pin: &str, wanted: u32) -> Result<()> {
         write_note(pin, note)?;
         write(note.set)?;
     }
-    Ok(())
+    Ok(said(Some(now), set, wanted))
+}
+
+/// Of a sysctl that was `now`, and is `set`; `None`: that cannot be seen, although a budget of `wanted` microseconds needs it.
+fn said(now: Option<u32>, set: u32, wanted: u32) -> Option<String> {
+    match now {
+        Some(now) if now == set => None,
+        Some(now) => Some(format!("net.core.busy_poll: {now} us before, {set} us now")),
+        None if wanted == 0 => None,
+        None => Some(
+            "net.core.busy_poll is not to be seen from this network namespace: where it is 0, programs spin in recv(), and not in epoll, poll and select"
+                .to_owned(),
+        ),
+    }
 }
 
 /// The sysctl; `None` on a kernel, or in a network namespace, without it.
@@ -196,6 +210,15 @@ mod tests {
             (50, OURS),
             "an interrupted raise"
         );
+    }
+
+    #[test]
+    fn what_is_changed_is_said() {
+        let text = "net.core.busy_poll: 0 us before, 50 us now";
+        assert_eq!(said(Some(0), 50, 50).as_deref(), Some(text));
+        assert_eq!(said(Some(50), 50, 50), None);
+        assert_eq!(said(None, 0, 0), None);
+        assert!(said(None, 0, 50).is_some());
     }
 
     #[test]

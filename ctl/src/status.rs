@@ -134,15 +134,20 @@ impl Status {
     }
 }
 
-/// `tcp_splice: enabled (loopback_only=1, ports=6379)`, or that it is disabled.
+/// `tcp_splice: enabled (loopback_only=1, ports=6379)`, with `, same_netns=1` where the policy says so, or that it is disabled.
 pub fn headline(attached: Option<&Attached>) -> String {
     match attached.map(|attached| &attached.policy) {
         None => "tcp_splice: disabled".to_owned(),
         Some(None) => "tcp_splice: enabled (by another version of tcp-splice-ctl)".to_owned(),
         Some(Some(policy)) => {
             let loopback_only = u8::from(policy.loopback_only);
+            let same_netns = if policy.same_netns {
+                ", same_netns=1"
+            } else {
+                ""
+            };
             format!(
-                "tcp_splice: enabled (loopback_only={loopback_only}, ports={})",
+                "tcp_splice: enabled (loopback_only={loopback_only}, ports={}{same_netns})",
                 policy.ports
             )
         }
@@ -204,6 +209,7 @@ mod tests {
                     ports: "6379,80".parse().unwrap(),
                     busy_poll_us: 50,
                     ring_kbytes: 100,
+                    same_netns: true,
                 }),
                 cgroup: Cgroup {
                     id: 1,
@@ -232,7 +238,7 @@ mod tests {
     #[test]
     fn text_when_enabled() {
         let want = "\
-tcp_splice: enabled (loopback_only=1, ports=80,6379)
+tcp_splice: enabled (loopback_only=1, ports=80,6379, same_netns=1)
 busy poll                                50 us
 net.core.busy_poll                       50 us (0 before, which disable puts back)
 ring size                                128 KiB
@@ -306,7 +312,7 @@ problem: something is left";
         let want = concat!(
             r#"{"busy_poll_sysctl":{"before_us":0,"us":50},"cgroup":{"id":1,"path":"/sys/fs/cgroup"},"counters":{"pairs_made":12,"refused_remote":3,"refused_urgent":0},"#,
             r#""enabled":true,"module":{"loaded":true,"ring_kbytes":64},"#,
-            r#""policy":{"busy_poll_us":50,"loopback_only":true,"ports":[80,6379],"ring_kbytes":100},"problems":[],"schema":1}"#
+            r#""policy":{"busy_poll_us":50,"loopback_only":true,"ports":[80,6379],"ring_kbytes":100,"same_netns":true},"problems":[],"schema":1}"#
         );
         assert_eq!(compact(&enabled()), want);
         let want = concat!(

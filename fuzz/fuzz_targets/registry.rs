@@ -15,7 +15,7 @@ struct End {
     txhash: bool,
     peer_hash: Option<bool>,
     netns: u8,
-    init_user_ns: bool,
+    may_cross: bool,
 }
 
 #[derive(Arbitrary, Debug)]
@@ -34,7 +34,7 @@ fn facts(end: End, id: u64) -> Facts {
         txhash: end.txhash.into(),
         peer_hash: end.peer_hash.map(u32::from),
         netns: (end.netns % 4).into(),
-        init_user_ns: end.init_user_ns,
+        may_cross: end.may_cross,
     }
 }
 

@@ -85,7 +85,7 @@ extern "C" fn tcp_splice_pair(
     busy_poll_us: u32,
     ring_kbytes: u32,
 ) -> c_int {
-    if flags != 0 || busy_poll_us > abi::BUSY_POLL_US_MAX {
+    if flags & !abi::PAIR_SAME_NETNS != 0 || busy_poll_us > abi::BUSY_POLL_US_MAX {
         return -EINVAL;
     }
     let ring_kbytes = match ring_kbytes {
@@ -103,6 +103,7 @@ extern "C" fn tcp_splice_pair(
     };
     match admit(
         &seen,
+        flags & abi::PAIR_SAME_NETNS == 0,
         Wishes {
             busy_poll_us,
             ring_kbytes,
@@ -111,7 +112,9 @@ extern "C" fn tcp_splice_pair(
         Ok(()) => 0,
         Err(reason) => {
             stats::refused(reason);
-            if reason.is_noted() {
+            // What the policy does not want is no news of it.
+            let forbidden = matches!(reason, Refusal::Namespace) && flags & abi::PAIR_SAME_NETNS != 0;
+            if reason.is_noted() && !forbidden {
                 let (accepted, nothing) = (seen.passive != 0, Carried::NOTHING);
                 // SAFETY: the program's socket, which is locked.
                 unsafe { ffi::ts_plain_note(seen.sk, accepted, reason as u8, &nothing) };
@@ -125,7 +128,8 @@ extern "C" fn tcp_splice_pair(
     }
 }
 
-fn admit(seen: &Seen, wishes: Wishes) -> Result<(), Refusal> {
+/// `cross`: the policy allows an end in another network namespace.
+fn admit(seen: &Seen, cross: bool, wishes: Wishes) -> Result<(), Refusal> {
     let peer_hash = (seen.has_peer_hash != 0).then_some(seen.peer_hash);
     pairing::screen(seen.obstacles, peer_hash)?;
     let facts = Facts {
@@ -135,7 +139,7 @@ fn admit(seen: &Seen, wishes: Wishes) -> Result<(), Refusal> {
         txhash: seen.txhash,
         peer_hash,
         netns: seen.netns,
-        init_user_ns: seen.init_user_ns != 0,
+        may_cross: cross && seen.init_user_ns != 0,
     };
     let kernel = Linux::new();
     if seen.passive == 0 {

@@ -19,6 +19,7 @@ struct Status {
 #[derive(Debug, Deserialize)]
 struct Policy {
     loopback_only: bool,
+    same_netns: bool,
     ports: Vec<u16>,
     busy_poll_us: u32,
     ring_kbytes: u32,
@@ -105,6 +106,9 @@ fn in_force(status: Status) -> Result<Option<(String, Vec<String>)>> {
     if policy.loopback_only {
         options.push("--loopback-only".to_owned());
     }
+    if policy.same_netns {
+        options.push("--same-netns".to_owned());
+    }
     if !policy.ports.is_empty() {
         let ports: Vec<_> = policy.ports.iter().map(u16::to_string).collect();
         options.extend(["--ports".to_owned(), ports.join(",")]);
@@ -131,11 +135,12 @@ mod tests {
     #[test]
     fn a_policy_is_told_as_options() {
         let text = r#"{"enabled": true, "schema": 1, "cgroup": {"id": 1, "path": "/sys/fs/cgroup/a"},
-            "policy": {"loopback_only": true, "ports": [80, 6379], "busy_poll_us": 50, "ring_kbytes": 0}}"#;
+            "policy": {"loopback_only": true, "same_netns": true, "ports": [80, 6379], "busy_poll_us": 50, "ring_kbytes": 0}}"#;
         let (cgroup, options) = options(text).unwrap().unwrap();
         assert_eq!(cgroup, "/sys/fs/cgroup/a");
         let want = [
             "--loopback-only",
+            "--same-netns",
             "--ports",
             "80,6379",
             "--busy-poll-us",

@@ -12,7 +12,7 @@ fn end(id: u64, write_seq: u32, rcv_nxt: u32) -> Facts {
         txhash,
         peer_hash: Some(peer),
         netns: 1,
-        init_user_ns: true,
+        may_cross: true,
     }
 }
 

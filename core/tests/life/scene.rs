@@ -197,7 +197,7 @@ impl Scene {
             txhash: mine,
             peer_hash: Some(other),
             netns: 1,
-            init_user_ns: true,
+            may_cross: true,
         }
     }
 }

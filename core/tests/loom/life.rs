@@ -267,7 +267,7 @@ fn facts(sk: usize) -> Facts {
         txhash: numbers.0,
         peer_hash: Some(numbers.1),
         netns: 1,
-        init_user_ns: true,
+        may_cross: true,
     }
 }
 

@@ -15,6 +15,7 @@ pub const ALL: &[Scenario] = &[
     Scenario::each("negative_control", negative_control).reconfigures(),
     Scenario::each("ports", ports).reconfigures(),
     Scenario::each("loopback_only", loopback_only).reconfigures(),
+    Scenario::each("same_netns", same_netns).reconfigures(),
     Scenario::each("one_end_in_the_cgroup", one_end_in_the_cgroup).reconfigures(),
     Scenario::some("nothing_lasting_on_one_end", nothing_lasting_on_one_end).reconfigures(),
     Scenario::each("refusals_are_counted", refusals_are_counted).reconfigures(),
@@ -92,6 +93,32 @@ fn loopback_only(env: &Env) -> Result<Claim> {
         exchange(&env.conn()?)?;
     } else {
         plain(env)?;
+    }
+    policy::enable(&[])?;
+    Ok(if local {
+        Claim::ring(2 * LENGTH)
+    } else {
+        Claim::untouched()
+    })
+}
+
+/// Between namespaces the offer is refused for that reason; within one it is taken.
+fn same_netns(env: &Env) -> Result<Claim> {
+    let local = env.link.names.is_none();
+    policy::enable(&["--same-netns"])?;
+    let before = Counters::read()?;
+    if local {
+        exchange(&env.conn()?)?;
+    } else {
+        plain(env)?;
+        // Of one whose SYN-ACK was sent again the numbers fit, and the hashes do not.
+        let since = Counters::read()?.since(&before);
+        let witness = since.get("refused_witness")?;
+        ensure!(
+            since.get("refused_namespace")? + witness == 1,
+            "not refused for the namespace: {:?}",
+            since.moved()
+        );
     }
     policy::enable(&[])?;
     Ok(if local {
