@@ -17,6 +17,20 @@ pub fn available() -> bool {
         .all(|path| Path::new(path).exists())
 }
 
+/// Nothing fails any more, whoever wanted that.
+pub fn stop() {
+    for (attribute, name, value) in [
+        (SLAB, "probability", "0"),
+        (PAGES, "probability", "0"),
+        (SLAB, "cache-filter", "N"),
+        (PAGES, "task-filter", "N"),
+        (PAGES, "min-order", "0"),
+    ] {
+        // Not there on most kernels.
+        let _ = fs::write(format!("{attribute}/{name}"), value);
+    }
+}
+
 fn set(file: &str, value: &str) -> Result<()> {
     fs::write(file, value).with_context(|| format!("failed to write {value} to {file}"))
 }
@@ -98,6 +112,71 @@ impl OfCache {
             set(&format!("{SLAB}/{name}"), value)?;
         }
         Ok(chosen)
+    }
+}
+
+impl OfCache {
+    /// Was there such an object to be had?
+    pub fn hit(&self) -> Result<bool> {
+        let times = fs::read_to_string(format!("{SLAB}/times"));
+        let times = times.context("failed to read how often an allocation may fail")?;
+        Ok(times.trim() == "0")
+    }
+}
+
+/// This thread's allocations may fail as well, where [`AtRandom`] says so.
+pub fn may_fail() -> Result<()> {
+    set("/proc/thread-self/make-it-fail", "1")
+}
+
+/// Objects of some caches cannot be had now and then, whoever asks for them, also in an interrupt; nor can pieces of at least four pages by
+/// threads that [`may_fail`]. Until this is dropped.
+#[derive(Debug)]
+pub struct AtRandom {
+    failslab: Vec<String>,
+}
+
+impl AtRandom {
+    /// Of caches with these names.
+    pub fn of(caches: &[&str]) -> Result<Self> {
+        let path = |cache: &&str| format!("/sys/kernel/slab/{cache}/failslab");
+        let chosen = Self {
+            failslab: caches.iter().map(path).collect(),
+        };
+        for attribute in [SLAB, PAGES] {
+            quiet(attribute)?;
+            for (name, value) in [
+                ("ignore-gfp-wait", "N"),
+                ("interval", "1"),
+                ("space", "0"),
+                ("times", "-1"),
+            ] {
+                set(&format!("{attribute}/{name}"), value)?;
+            }
+        }
+        for failslab in &chosen.failslab {
+            set(failslab, "1")?;
+        }
+        for (attribute, name, value) in [
+            (SLAB, "cache-filter", "Y"),
+            (PAGES, "task-filter", "Y"),
+            (PAGES, "ignore-gfp-highmem", "Y"),
+            (PAGES, "min-order", "2"),
+            (SLAB, "probability", "10"),
+            (PAGES, "probability", "10"),
+        ] {
+            set(&format!("{attribute}/{name}"), value)?;
+        }
+        Ok(chosen)
+    }
+}
+
+impl Drop for AtRandom {
+    fn drop(&mut self) {
+        stop();
+        for failslab in &self.failslab {
+            let _ = fs::write(failslab, "0");
+        }
     }
 }
 

@@ -392,6 +392,26 @@ pub fn signal_thread(thread: i32, signal: c_int) -> Result<()> {
     checked(result as isize).map(drop)
 }
 
+/// Has waits for an epoll set spin for `us` microseconds (EPIOCSPARAMS), and its device put interrupts off meanwhile if it is to `prefer` that.
+pub fn busy_poll(epoll: &impl AsRawFd, us: u32, prefer: bool) -> Result<()> {
+    // SAFETY: an all-zero epoll_params is valid.
+    let mut params: libc::epoll_params = unsafe { std::mem::zeroed() };
+    params.busy_poll_usecs = us;
+    params.busy_poll_budget = 8;
+    params.prefer_busy_poll = prefer.into();
+    // SAFETY: the ioctl reads the structure.
+    let result = unsafe { libc::ioctl(epoll.as_raw_fd(), libc::EPIOCSPARAMS, &raw const params) };
+    checked(result as isize).map(drop)
+}
+
+/// Loads the module that `file` has, without parameters.
+pub fn load_module(file: &std::fs::File) -> Result<()> {
+    let (fd, parameters, flags) = (file.as_raw_fd(), c"".as_ptr(), 0);
+    // SAFETY: finit_module reads the string, which ends with a zero and lives for ever.
+    let result = unsafe { libc::syscall(libc::SYS_finit_module, fd, parameters, flags) };
+    checked(result as isize).map(drop)
+}
+
 /// Runs `work` in a forked child, which ends with status 0 if it returns true. Call only while the process has one thread.
 pub fn fork(work: impl FnOnce() -> bool) -> Result<nix::unistd::Pid> {
     // SAFETY: the process has one thread, so the child may do what it likes; it leaves by _exit.

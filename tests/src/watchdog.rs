@@ -15,6 +15,7 @@ use tcp_splice_world::picture::picture;
 use tcp_splice_world::policy;
 
 use crate::env::Mode;
+use crate::faults;
 use crate::scenario::Scenario;
 
 /// A test that can be run in a process of its own.
@@ -48,6 +49,8 @@ impl Job {
             Ok(None) => return Ok(()),
             Ok(Some(said)) | Err(said) => said,
         };
+        // Killed, it did not put an end to that itself.
+        faults::stop();
         if self.reconfigures {
             if let Err(error) = policy::restore() {
                 return Err(format!("{said}\nand the policy is broken now: {error:#}"));

@@ -128,6 +128,8 @@ pub struct Seen {
     pub states: usize,
     pub ends: usize,
     pub deepest: usize,
+    /// Two ends were joined in some of the states.
+    pub joined: bool,
 }
 
 /// A state's name. Two different states share one with a chance of 2^-128.
@@ -227,6 +229,7 @@ impl<'a> Explorer<'a> {
     fn visit(&mut self, state: &State) {
         self.seen.states += 1;
         self.seen.deepest = self.seen.deepest.max(self.path.len());
+        self.seen.joined |= state.world.pairs.iter().any(|pair| pair.made);
         let mut stuck = true;
         for (index, op) in self.scene.moves(state) {
             let mut untried: Vec<Vec<u8>> = vec![Vec::new()];

@@ -16,7 +16,7 @@ use scene::{Op, Scene};
 use std::time::Instant;
 use world::{ACTIVE, PASSIVE, SECOND};
 
-/// Walks a scene; all scenes of a test run one after the other.
+/// Walks a scene; all scenes of a test run one after the other. Ends that should be joined are, in some of its orders.
 fn walk(scene: &Scene) -> Seen {
     let began = Instant::now();
     let seen = Explorer::walk(scene);
@@ -28,6 +28,9 @@ fn walk(scene: &Scene) -> Seen {
         seen.deepest,
         began.elapsed().as_secs_f32()
     );
+    let mut ops = scene.actors.iter().flatten();
+    let may_join = ops.any(|op| matches!(op, Op::Join(..)));
+    assert_eq!(seen.joined, may_join, "{}", scene.name);
     seen
 }
 
@@ -344,6 +347,13 @@ fn everything_at_once() {
         &[],
         &[],
         drain,
+    ));
+    walk(&connection(
+        "two drains, of both ends",
+        Last::PassiveEnd,
+        &[],
+        &[],
+        &[&[Op::Drain], &[Op::Drain]],
     ));
     walk(&connection(
         "a drain against TCP_ULP",

@@ -3,7 +3,7 @@
 //! the addresses, ports and initial sequence numbers of the victim's connection, in a handshake that is not to be told from a
 //! real one by what stands in its packets. It does not help: packets out of such a device are not those of a socket of this
 //! host, which the device says already. A TAP device behind a bridge of the attacker's is not to be told from a container's, but
-//! its packets have no transmit hash, which no header contains and no user can set.
+//! its packets have no transmit hash, which comes from no header and no user can set.
 
 use std::fs::{self, File};
 use std::io::{Read, Write};

@@ -34,6 +34,7 @@ pub const ALL: &[Scenario] = &[
     Scenario::each("by_policy", by_policy).reconfigures(),
     Scenario::each("in_epoll", in_epoll).reconfigures(),
     Scenario::each("in_epoll_by_edges", in_epoll_by_edges).reconfigures(),
+    Scenario::each("in_epoll_by_its_setting", in_epoll_by_its_setting).reconfigures(),
     Scenario::each("in_poll", in_poll).reconfigures(),
     Scenario::each("in_select", in_select).reconfigures(),
     Scenario::each("in_io_uring", in_io_uring).reconfigures(),
@@ -147,8 +148,18 @@ fn spins(env: &Env, wait: fn(&TcpStream) -> Result<Wait>) -> Result<Claim> {
 
 /// The same, before more than `least` messages.
 fn spins_before(least: u64, env: &Env, wait: fn(&TcpStream) -> Result<Wait>) -> Result<Claim> {
+    spins_under(LONG, least, env, wait)
+}
+
+/// The same, with the sysctl set to this.
+fn spins_under(
+    sysctl: &str,
+    least: u64,
+    env: &Env,
+    wait: fn(&TcpStream) -> Result<Wait>,
+) -> Result<Claim> {
     policy::enable(&["--busy-poll-us", LONG])?;
-    fs::write(policy::BUSY_POLL, LONG)?;
+    fs::write(policy::BUSY_POLL, sysctl)?;
     let found = is_found_running(least, env, wait);
     fs::write(policy::BUSY_POLL, "0")?;
     policy::enable(&[])?;
@@ -248,6 +259,19 @@ fn in_epoll_by_edges(env: &Env) -> Result<Claim> {
     spins(env, |socket| {
         Ok(Wait::Epoll(Watch::edge(socket, libc::EPOLLIN)?))
     })
+}
+
+/// EPIOCSPARAMS, without and with a preference for polling, is enough where the sysctl is 0.
+fn in_epoll_by_its_setting(env: &Env) -> Result<Claim> {
+    let usual = spins_under("0", MESSAGES / 2, env, |socket| set_to_poll(socket, false))?;
+    let preferred = spins_under("0", MESSAGES / 2, env, |socket| set_to_poll(socket, true))?;
+    Ok(usual.and(preferred))
+}
+
+fn set_to_poll(socket: &TcpStream, prefer: bool) -> Result<Wait> {
+    let watch = Watch::level(socket, libc::EPOLLIN)?;
+    watch.busy_poll(LONG.parse()?, prefer)?;
+    Ok(Wait::Epoll(watch))
 }
 
 fn in_poll(env: &Env) -> Result<Claim> {

@@ -4,7 +4,7 @@
 use std::fs::File;
 use std::io::{Read, Write};
 use std::net::{Shutdown, TcpStream};
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::thread::{self, sleep};
 use std::time::Duration;
 
@@ -17,6 +17,7 @@ use tcp_splice_world::policy::{self, CTL};
 use tcp_splice_world::program::run;
 
 use crate::asleep::Asleep;
+use crate::cgroup::Cgroup;
 use crate::env::{Claim, Conn, Env, SOON, wait_until};
 use crate::scenario::Scenario;
 use crate::scenarios::ready::Watch;
@@ -39,7 +40,7 @@ pub const ALL: &[Scenario] = &[
     Scenario::each("closed_by_one_end", closed_by_one_end),
     Scenario::each("reset_with_unread_bytes", reset_with_unread_bytes),
     Scenario::each("after_shutdown", after_shutdown),
-    Scenario::each("never_paired", never_paired),
+    Scenario::each("never_paired", never_paired).reconfigures(),
     Scenario::each("disconnected", disconnected),
     Scenario::each("with_tls", with_tls),
     Scenario::each("by_port", by_port).spliced_only(),
@@ -330,13 +331,20 @@ fn after_shutdown(env: &Env) -> Result<Claim> {
 /// Only the connecting end was offered. It loses its tables, too.
 fn never_paired(env: &Env) -> Result<Claim> {
     let paired = env.conn()?;
+    let cgroup = Cgroup::new("test")?;
     let listener = env.link.listen()?;
-    let client = env.link.connect(&listener)?;
-    let (server, _) = listener.accept()?;
-    let conn = Conn { client, server };
+    policy::enable_for(cgroup.path(), &[])?;
+    cgroup.enter()?;
+    let conn = env.cold_from(&listener)?;
+    cgroup.leave()?;
+    wait_until("one pair and a socket beside it", || {
+        let now = Counters::read()?;
+        Ok(now.get("pairs_alive")? == 1 && now.get("endpoints_alive")? == 3)
+    })?;
     sys::disconnect(&paired.client)?;
     drain(env)?;
     exchange(&conn, 0)?;
+    policy::enable(&[])?;
     Ok(Claim::ring(2).tcp(2 * PART))
 }
 
@@ -405,37 +413,88 @@ fn by_port(env: &Env) -> Result<Claim> {
     Ok(Claim::ring(2 * PART).pairs(2).tcp(2 * PART))
 }
 
-/// Both ends send and receive with all their might when it happens.
+/// Sends until it is `over`, in steps. How much.
+fn send_until(over: &AtomicBool, to: &TcpStream, step: usize) -> Result<u64> {
+    let mut sent = 0;
+    while !over.load(Ordering::Relaxed) {
+        PATTERN.write(to, sent, step)?;
+        sent += step as u64;
+    }
+    to.shutdown(Shutdown::Write)?;
+    Ok(sent)
+}
+
+/// Receives to the end, and says as it goes on how much all have `received`. How much.
+fn receive_all(received: &AtomicU64, mut from: &TcpStream) -> Result<u64> {
+    let mut buffer = vec![0; 2 * PART];
+    let mut at = 0;
+    loop {
+        let got = from.read(&mut buffer).context("failed to receive")?;
+        if got == 0 {
+            return Ok(at);
+        }
+        PATTERN.check(at, &buffer[..got])?;
+        at += got as u64;
+        received.fetch_add(got as u64, Ordering::Relaxed);
+    }
+}
+
+/// Both ends of all connections send and receive with all their might when it happens, and go on for a while.
 fn under_load(env: &Env) -> Result<Claim> {
     const CONNECTIONS: usize = 8;
-    const LONG: usize = 3 << 20;
+    /// Bytes of all, before and after.
+    const SOME: u64 = 2 << 20;
     let listener = env.link.listen()?;
     let conns = (0..CONNECTIONS)
         .map(|_| env.conn_from(&listener))
         .collect::<Result<Vec<_>>>()?;
-    let mut threads = Vec::new();
-    for (index, conn) in conns.iter().enumerate() {
-        // Large and small messages: full rings and empty ones.
-        let step = [PART, 64, 3000, 200_000][index % 4];
-        let limit = if step < 1000 { LONG / 16 } else { LONG };
-        for (from, to) in [(&conn.client, &conn.server), (&conn.server, &conn.client)] {
-            let (from, to) = (from.try_clone()?, to.try_clone()?);
-            threads.push(thread::spawn(move || {
-                (0..limit)
-                    .step_by(step)
-                    .try_for_each(|at| PATTERN.write(&from, at as u64, step.min(limit - at)))
-            }));
-            threads.push(thread::spawn(move || PATTERN.read(&to, 0, limit)));
+    let (received, over) = (AtomicU64::new(0), AtomicBool::new(false));
+    let (received, over) = (&received, &over);
+    thread::scope(|scope| {
+        let mut threads = Vec::new();
+        for (index, conn) in conns.iter().enumerate() {
+            // Large and small messages: full rings and empty ones.
+            let step = [PART, 64, 3000, 200_000][index % 4];
+            for (from, to) in [(&conn.client, &conn.server), (&conn.server, &conn.client)] {
+                // Nobody waits for one who has failed.
+                let told = move |result: Result<u64>| {
+                    if result.is_err() {
+                        over.store(true, Ordering::Relaxed);
+                        let _ = (from.shutdown(Shutdown::Both), to.shutdown(Shutdown::Both));
+                    }
+                    result
+                };
+                let sender = scope.spawn(move || told(send_until(over, from, step)));
+                let receiver = scope.spawn(move || told(receive_all(received, to)));
+                threads.push((sender, receiver));
+            }
         }
-    }
-    sleep(Duration::from_millis(100));
-    drain(env)?;
-    for thread in threads {
-        thread.join().expect("a thread panicked")?;
-    }
-    Ok(Claim::ring(CONNECTIONS)
+        let more = |than: u64| {
+            wait_until("bytes to arrive", || {
+                let failed = over.load(Ordering::Relaxed);
+                Ok(failed || received.load(Ordering::Relaxed) >= than)
+            })
+        };
+        let drained = more(SOME).and_then(|()| drain(env));
+        let went_on = more(received.load(Ordering::Relaxed) + SOME);
+        over.store(true, Ordering::Relaxed);
+        let ended: Vec<_> = threads
+            .into_iter()
+            .map(|(sender, receiver)| {
+                let sent = sender.join().expect("a sender panicked");
+                (sent, receiver.join().expect("a receiver panicked"))
+            })
+            .collect();
+        for (sent, got) in ended {
+            // What a receiver says against the bytes comes before what its sender felt of it.
+            let (got, sent) = (got?, sent?);
+            ensure!(got == sent, "{got} bytes of {sent} arrived");
+        }
+        drained.and(went_on)
+    })?;
+    Ok(Claim::ring(SOME as usize / 2)
         .pairs(CONNECTIONS as u64)
-        .tcp(2 * CONNECTIONS * LONG))
+        .any_tcp())
 }
 
 /// With a connection up, a reader asleep on it and bytes unread; what is loaded then takes new connections.

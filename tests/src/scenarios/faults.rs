@@ -16,6 +16,7 @@
 //! | segments for unread bytes of a ring | `hand_back`, `drain` | ENOMEM, EAGAIN: to be tried again |
 //! | a drain's request | `drain` | ENOMEM |
 //! | a reader of the list | `list` | ENOMEM |
+//! | a file of /proc, the device for polling | `load` | ENOMEM, and the module is not there |
 
 use std::collections::BTreeSet;
 use std::fs::{self, File};
@@ -29,8 +30,10 @@ use nix::sys::socket::{setsockopt, sockopt};
 use nix::unistd::pipe;
 use tcp_splice_world::counters::Counters;
 use tcp_splice_world::pattern::Pattern;
+use tcp_splice_world::policy;
+use tcp_splice_world::program::run;
 
-use crate::env::{Claim, Conn, Env, wait_until};
+use crate::env::{Claim, Conn, Env, SOON, wait_until};
 use crate::faults::{Nth, OfCache};
 use crate::scenario::Scenario;
 use crate::scenarios::memory::exchange_until_spliced;
@@ -50,6 +53,7 @@ pub const ALL: &[Scenario] = &[
     faulty("hand_back", hand_back),
     faulty("drain", drain).spliced_only(),
     faulty("list", list).spliced_only(),
+    faulty("load", load).spliced_only().reconfigures(),
 ];
 
 const fn faulty(name: &'static str, body: crate::env::Body) -> Scenario {
@@ -75,19 +79,28 @@ impl Seen {
 }
 
 /// Carries out `round` for the first allocation, the second, …; it says whether there was such a one. As many are not made each time: it is
-/// over when some rounds in a row have made fewer.
-fn sweep(mut round: impl FnMut(&Nth, u32) -> Result<bool>) -> Result<()> {
+/// over when some rounds in a row have made fewer. How many failed.
+fn sweep(mut round: impl FnMut(&Nth, u32) -> Result<bool>) -> Result<u32> {
     const BEYOND: u32 = 3;
     let nth = Nth::any()?;
-    let mut beyond = 0;
+    let (mut beyond, mut hits) = (0, 0);
     for n in 1..MOST {
         let hit = round(&nth, n).with_context(|| format!("with allocation {n} failing"))?;
         beyond = if hit { 0 } else { beyond + 1 };
+        hits += u32::from(hit);
         if beyond == BEYOND {
-            return Ok(());
+            return Ok(hits);
         }
     }
     bail!("{MOST} allocations in one call")
+}
+
+/// The same for a call that makes some.
+fn sweep_some(round: impl FnMut(&Nth, u32) -> Result<bool>) -> Result<()> {
+    let hits = sweep(round)?;
+    println!("{hits} allocations failed");
+    ensure!(hits > 0, "no allocation failed");
+    Ok(())
 }
 
 /// The same until each of these `allocations` was seen to fail. Over plain TCP there are none.
@@ -181,7 +194,7 @@ fn lacks_memory(error: &io::Error) -> bool {
 fn connect(env: &Env) -> Result<Claim> {
     let listener = env.link.listen()?;
     let address = env.link.address(&listener)?.into();
-    sweep(|nth, n| {
+    sweep_some(|nth, n| {
         let socket = env.link.client_socket()?;
         socket.set_tcp_nodelay(true)?;
         let (connected, hit) = nth.fails(n, || socket.connect(&address))?;
@@ -203,7 +216,7 @@ fn connect(env: &Env) -> Result<Claim> {
 fn accept(env: &Env) -> Result<Claim> {
     let listener = env.link.listen()?;
     listener.set_nonblocking(true)?;
-    sweep(|nth, n| {
+    sweep_some(|nth, n| {
         let client = env.link.connect(&listener)?;
         client.set_nodelay(true)?;
         let (accepted, hit) = nth.fails(n, || listener.accept())?;
@@ -291,7 +304,7 @@ fn growth(env: &Env) -> Result<Claim> {
 
 fn receive(env: &Env) -> Result<Claim> {
     let mut buffer = vec![0; PART];
-    sweep(|nth, n| {
+    sweep_some(|nth, n| {
         let conn = patient(env.conn()?)?;
         PATTERN.write(&conn.client, 0, PART)?;
         let (got, hit) = nth.fails(n, || sys::recv(&conn.server, &mut buffer, 0))?;
@@ -307,7 +320,7 @@ fn receive(env: &Env) -> Result<Claim> {
 /// A few bytes are copied into a page, which is not refused.
 fn splice_few_bytes(env: &Env) -> Result<Claim> {
     const FEW: usize = 1000;
-    sweep(|nth, n| {
+    sweep_some(|nth, n| {
         let conn = patient(env.conn()?)?;
         let (out, into) = pipe()?;
         PATTERN.write(&conn.client, 0, FEW)?;
@@ -325,7 +338,7 @@ fn splice_few_bytes(env: &Env) -> Result<Claim> {
 /// Bytes that came over TCP stand before the ring's, and go to the pipe through pages of ours.
 fn splice_over_tcp(env: &Env) -> Result<Claim> {
     const LENGTH: usize = 10_000;
-    sweep(|nth, n| {
+    sweep_some(|nth, n| {
         let conn = patient(env.conn()?)?;
         let (out, into) = pipe()?;
         sys::send_with_timestamp(&conn.client, &PATTERN.bytes(0, LENGTH))?;
@@ -476,4 +489,42 @@ fn list(env: &Env) -> Result<Claim> {
     }
     goes_on(env, &conn)?;
     Ok(claim())
+}
+
+/// The module is loaded, or nothing of it is. Aimed, since the kernel makes hundreds of allocations of its own to load any module. Slab caches are
+/// not among them: the kernel's log would tell of each that cannot be made.
+fn load(_env: &Env) -> Result<Claim> {
+    /// More of a kind are not made while a module is loaded.
+    const OBJECTS: u64 = 64;
+    let path = run(&["modinfo", "-n", "tcp_splice"])?;
+    let file = File::open(path.trim()).context("failed to open the module")?;
+    policy::disable()?;
+    policy::unload(SOON)?;
+    for (cache, least) in [("proc_dir_entry", 4), ("kmalloc-cg-4k", 1)] {
+        let mut failures = 0;
+        for skipped in 0..OBJECTS {
+            let fault = OfCache::after(cache, skipped)?;
+            let loaded = sys::load_module(&file);
+            let hit = fault.hit()?;
+            drop(fault);
+            match loaded {
+                Ok(()) => policy::unload(SOON)?,
+                Err(error) => {
+                    ensure!(
+                        hit && lacks_memory(&error),
+                        "without {cache} {skipped}: {error}"
+                    );
+                    ensure!(!policy::loaded(), "a module that failed to load is there");
+                    failures += 1;
+                }
+            }
+            if !hit {
+                break;
+            }
+        }
+        println!("{cache}: {failures} failures");
+        ensure!(failures >= least, "{failures} failures for want of {cache}");
+    }
+    policy::restore()?;
+    Ok(Claim::untouched().after_reload())
 }

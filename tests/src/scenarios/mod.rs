@@ -25,6 +25,7 @@ mod passing;
 mod policies;
 mod ready;
 mod receive;
+mod refused;
 mod reset;
 mod stall;
 mod start;
@@ -77,6 +78,7 @@ const GROUPS: &[(&str, &[Scenario])] = &[
     ("attack", attacks::flood::ALL),
     ("attack", attacks::stuck::ALL),
     ("policy", policies::ALL),
+    ("refused", refused::ALL),
     ("list", list::ALL),
     ("drain", drain::ALL),
     ("idle", idle::ALL),

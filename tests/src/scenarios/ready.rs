@@ -5,7 +5,7 @@ use std::net::{Shutdown, TcpStream};
 use std::os::fd::AsFd;
 use std::time::Duration;
 
-use anyhow::{Result, ensure};
+use anyhow::{Context, Result, ensure};
 use libc::{EPOLLERR, EPOLLHUP, EPOLLIN, EPOLLOUT, EPOLLRDHUP};
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use nix::sys::epoll::{Epoll, EpollCreateFlags, EpollEvent, EpollFlags, EpollTimeout};
@@ -52,6 +52,11 @@ impl Watch {
             socket,
             EpollFlags::from_bits_retain(events) | EpollFlags::EPOLLET,
         )
+    }
+
+    /// Has waits spin for `us` microseconds, see [`sys::busy_poll`].
+    pub fn busy_poll(&self, us: u32, prefer: bool) -> Result<()> {
+        sys::busy_poll(&self.0.0, us, prefer).context("failed to set EPIOCSPARAMS")
     }
 
     /// Reports `events` once.

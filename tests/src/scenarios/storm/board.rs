@@ -18,6 +18,7 @@ const LOOKS: usize = 2;
 const RUNS: usize = 3;
 const MEDDLED: usize = 4;
 const RING_BYTES: usize = 5;
+const INSIDE: usize = 6;
 const PIDS: usize = 8;
 const DEEDS: usize = PIDS + PLAYERS;
 const WORDS: usize = DEEDS + Deed::ALL.len();
@@ -81,6 +82,16 @@ impl Board {
         self.add(LOOKS, 1);
     }
 
+    /// The walkers have looked into one more namespace of those that come and go.
+    pub fn looked_inside(&self) {
+        self.add(INSIDE, 1);
+    }
+
+    /// How many namespaces they have looked into.
+    pub fn times_inside(&self) -> u64 {
+        self.get(INSIDE)
+    }
+
     /// The walkers have run the programs once more.
     pub fn ran(&self) {
         self.add(RUNS, 1);
@@ -136,8 +147,9 @@ impl fmt::Display for Board {
         }
         write!(
             f,
-            "looked {}, ran {}, meddled {}",
+            "looked {}, and into {} namespaces, ran {}, meddled {}",
             self.get(LOOKS),
+            self.get(INSIDE),
             self.get(RUNS),
             self.get(MEDDLED)
         )

@@ -17,13 +17,15 @@ use fastrand::Rng;
 use io_uring::types::{Fd, Timespec};
 use io_uring::{IoUring, opcode, squeue};
 use libc::{MSG_DONTWAIT, MSG_NOSIGNAL, MSG_PEEK, MSG_WAITALL, SO_RCVTIMEO, SO_SNDTIMEO};
+use nix::errno::Errno;
 use nix::fcntl::{FcntlArg, OFlag, SpliceFFlags, fcntl, splice};
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use nix::sys::epoll::{Epoll, EpollCreateFlags, EpollEvent, EpollFlags, EpollTimeout};
+use nix::sys::signal::{SigSet, Signal, kill};
 use nix::sys::socket::{
     ControlMessage, ControlMessageOwned, MsgFlags, recvmsg, sendmsg, setsockopt, sockopt,
 };
-use nix::unistd::pipe;
+use nix::unistd::{Pid, pipe};
 use socket2::SockRef;
 use tcp_splice_world::{sizes, sys};
 
@@ -57,6 +59,10 @@ pub enum Deed {
     Take,
     Uring,
     Tls,
+    /// A signal for somebody.
+    Interrupt,
+    /// A call ended by one.
+    Interrupted,
 }
 
 use Deed::*;
@@ -85,6 +91,8 @@ impl Deed {
         Take,
         Uring,
         Tls,
+        Interrupt,
+        Interrupted,
     ];
 
     /// Any, some more often than others.
@@ -111,6 +119,7 @@ impl Deed {
             (4, Take),
             (4, Uring),
             (1, Tls),
+            (6, Interrupt),
         ];
         let sum = ODDS.iter().map(|&(odds, _)| odds).sum::<u32>();
         let mut left = rng.u32(..sum);
@@ -122,6 +131,35 @@ impl Deed {
         }
         Send
     }
+}
+
+/// Signals that players send each other: of one, calls that may are begun again.
+const SIGNALS: [(Signal, bool); 2] = [(Signal::SIGUSR1, true), (Signal::SIGUSR2, false)];
+
+/// Before there are players: they and their children do nothing when a signal comes.
+pub fn catch_signals() -> Result<()> {
+    for (signal, restart) in SIGNALS {
+        sys::catch(signal as i32, restart).context("failed to catch signals")?;
+    }
+    Ok(())
+}
+
+/// A thread of a player is to be interrupted, or not.
+pub fn take_signals(take: bool) -> Result<()> {
+    let signals: SigSet = SIGNALS.iter().map(|&(signal, _)| signal).collect();
+    let done = if take {
+        signals.thread_unblock()
+    } else {
+        signals.thread_block()
+    };
+    done.context("failed to set the mask of signals")
+}
+
+/// A call said that it was.
+fn is_interrupted(error: &anyhow::Error) -> bool {
+    let io = error.downcast_ref::<Error>();
+    io.is_some_and(|error| error.kind() == io::ErrorKind::Interrupted)
+        || error.downcast_ref::<Errno>() == Some(&Errno::EINTR)
 }
 
 /// Bytes that a descriptor is sent with: what the taker has to know of it.
@@ -178,8 +216,11 @@ impl<'a> Hands<'a> {
         } else {
             Deed::any(&mut self.rng)
         };
-        if let Ok(true) = self.try_to(deed) {
-            self.board().did(deed);
+        match self.try_to(deed) {
+            Ok(true) => self.board().did(deed),
+            Ok(false) => {}
+            Err(error) if is_interrupted(&error) => self.board().did(Interrupted),
+            Err(_) => {}
         }
     }
 
@@ -190,6 +231,7 @@ impl<'a> Hands<'a> {
             Accept => return self.accept(),
             Take => return self.take(),
             Close => return Ok(self.stage.pool.take(&mut self.rng).is_some()),
+            Interrupt => return self.interrupt(),
             _ => {}
         }
         let Some(member) = self.stage.pool.any(&mut self.rng) else {
@@ -230,8 +272,20 @@ impl<'a> Hands<'a> {
                 setsockopt(&member.socket, sockopt::TcpUlp::default(), b"tls")?;
                 Ok(true)
             }
-            Connect | Accept | Take | Close | Reconnect => Ok(false),
+            Connect | Accept | Take | Close | Interrupt | Reconnect | Interrupted => Ok(false),
         }
+    }
+
+    /// To any player, of which any thread gets it.
+    fn interrupt(&mut self) -> Result<bool> {
+        let players = self.board().players();
+        if players.is_empty() {
+            return Ok(false);
+        }
+        let player = Pid::from_raw(players[self.rng.usize(..players.len())]);
+        let signal = SIGNALS[self.rng.usize(..SIGNALS.len())].0;
+        // It may have been killed by now.
+        Ok(kill(player, signal).is_ok())
     }
 
     fn prepare(&mut self, socket: &impl AsRawFd) -> Result<()> {

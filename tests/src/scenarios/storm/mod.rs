@@ -26,6 +26,7 @@ use self::troupe::{Stage, Troupe};
 use crate::audit;
 use crate::cgroup::Cgroup;
 use crate::env::{Claim, Env};
+use crate::faults::AtRandom;
 use crate::scenario::Scenario;
 
 pub const ALL: &[Scenario] = &[
@@ -35,6 +36,10 @@ pub const ALL: &[Scenario] = &[
         .reconfigures()
         .limit(LIMIT),
     Scenario::some("short_connections", weather::short_connections).limit(LIMIT),
+    Scenario::one("without_memory", without_memory)
+        .injects_faults()
+        .spliced_only()
+        .limit(LIMIT),
     Scenario::one("load_and_unload", load_and_unload)
         .reconfigures()
         .limit(LIMIT),
@@ -57,6 +62,7 @@ fn length() -> Result<Duration> {
 /// What a storm begins with: a seed, and the children of those who are killed.
 fn begin() -> Result<(Rng, Board)> {
     set_child_subreaper(true).context("failed to take others' children")?;
+    deeds::catch_signals()?;
     Ok((Rng::with_seed(pace::seed()?), Board::new()?))
 }
 
@@ -147,6 +153,37 @@ fn policy_and_cgroup(env: &Env) -> Result<Claim> {
     );
     nothing_left(env)?;
     policy::restore()?;
+    Ok(Claim::ring(SOME as usize).pairs(10).any_tcp())
+}
+
+/// Allocations fail at random: the module's objects, whoever asks for them, and large pieces of memory, of which a ring's chunks are some,
+/// when players ask for them.
+fn without_memory(env: &Env) -> Result<Claim> {
+    let (mut rng, board) = begin()?;
+    let before = Counters::read()?;
+    let mut stage = Stage::new(&env.link, board, PLAYERS)?;
+    stage.lacks_memory = true;
+    let mut troupe = Troupe::default();
+    onlookers::look_on(env, board, &mut troupe, false)?;
+    let faults = AtRandom::of(&["tcp_splice_endpoint", "tcp_splice_pair"])?;
+    troupe.enter(&stage, &mut rng)?;
+    let lacked = || -> Result<(u64, u64)> {
+        let since = Counters::read()?.since(&before);
+        Ok((since.get("refused_no_memory")?, since.get("left_memory")?))
+    };
+    let both = || lacked().is_ok_and(|(refused, left)| refused > 0 && left > 0);
+    let enough = || enough(board, 0, Deed::ALL) && both();
+    troupe.play(&stage, length()?, enough, &mut rng)?;
+    troupe.end(board)?;
+    drop((stage, faults));
+    verdict(board, Deed::ALL)?;
+    nothing_left(env)?;
+    let (refused, left) = lacked()?;
+    println!("{refused} connections and {left} directions without memory");
+    ensure!(
+        both(),
+        "allocations of both kinds should have failed: {refused}, {left}"
+    );
     Ok(Claim::ring(SOME as usize).pairs(10).any_tcp())
 }
 

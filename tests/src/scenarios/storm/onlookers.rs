@@ -1,12 +1,14 @@
 // SPDX-License-Identifier: GPL-2.0-only
 //! Who looks at the sockets while the storm rages, and who drains them.
 
-use std::fs::File;
+use std::fs::{self, File};
 use std::io::{ErrorKind, Read};
+use std::os::unix::ffi::OsStrExt;
 use std::thread::sleep;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, ensure};
+use tcp_splice_world::netns::within_file;
 use tcp_splice_world::policy::CTL;
 use tcp_splice_world::program::run;
 
@@ -21,6 +23,12 @@ const FILES: &[&str] = &[
     "/proc/net/tcp_splice",
     "/proc/net/tcp_splice_stat",
 ];
+
+/// What names of namespaces begin with that come and go.
+pub const WORLDS: &str = "st";
+
+/// And of sockets of the namespace that the thread is in.
+const INSIDE: &[&str] = &["/proc/thread-self/net/tcp", "/proc/thread-self/net/tcp6"];
 
 /// Looks, and rests for twice as long as that took: others want the processor, too.
 fn look_and_rest(look: impl FnOnce() -> Result<()>) -> Result<()> {
@@ -38,7 +46,8 @@ pub fn look_on(env: &Env, board: Board, troupe: &mut Troupe, comes_and_goes: boo
         while !board.stopped() {
             look_and_rest(|| {
                 let mut paths = files.iter();
-                paths.try_for_each(|path| read_all(path, comes_and_goes))
+                paths.try_for_each(|path| read_all(path, comes_and_goes))?;
+                look_inside(board)
             })?;
             board.looked();
         }
@@ -57,6 +66,31 @@ pub fn look_on(env: &Env, board: Board, troupe: &mut Troupe, comes_and_goes: boo
         }
         Ok(())
     })
+}
+
+/// Into all namespaces that have a name just now, as those of [`crate::netns::World`].
+fn look_inside(board: Board) -> Result<()> {
+    let Ok(names) = fs::read_dir("/run/netns") else {
+        return Ok(());
+    };
+    for name in names.flatten() {
+        let Ok(file) = File::open(name.path()) else {
+            continue;
+        };
+        let comes_and_goes = name.file_name().as_bytes().starts_with(WORLDS.as_bytes());
+        // An error of its own: it may be one no more. What is read is an error of ours.
+        let look = || {
+            let mut paths = INSIDE.iter();
+            Ok(paths.try_for_each(|path| read_all(path, false)))
+        };
+        if let Ok(read) = within_file(&file, look) {
+            read?;
+            if comes_and_goes {
+                board.looked_inside();
+            }
+        }
+    }
+    Ok(())
 }
 
 /// In small pieces, so that much happens between them.

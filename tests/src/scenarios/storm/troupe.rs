@@ -16,8 +16,9 @@ use nix::unistd::Pid;
 use tcp_splice_world::picture::picture;
 
 use super::board::{Board, PLAYERS};
-use super::deeds::Hands;
+use super::deeds::{self, Hands};
 use super::pool::Pool;
+use crate::faults;
 use crate::link::Link;
 use crate::sys;
 
@@ -40,6 +41,8 @@ pub struct Stage {
     pub boxes: Vec<(UnixDatagram, UnixDatagram)>,
     /// Of each process, since it is a copy in each.
     pub pool: Pool,
+    /// Allocations of those who play may fail, see [`faults::AtRandom`].
+    pub lacks_memory: bool,
 }
 
 impl Stage {
@@ -52,6 +55,7 @@ impl Stage {
             addresses: Vec::new(),
             boxes: Vec::new(),
             pool: Pool::default(),
+            lacks_memory: false,
         };
         ensure!(players <= PLAYERS, "{players} players are too many");
         for _ in 0..LISTENERS {
@@ -73,8 +77,14 @@ impl Stage {
         // There are more of them than processors, and others are to get something done, too.
         sys::be_nice(3)?;
         let mut rng = Rng::with_seed(seed);
+        // Only those who act: this thread would get all of them.
+        deeds::take_signals(false)?;
         let act = |seed| -> Result<()> {
             let mut hands = Hands::new(self, part, seed)?;
+            deeds::take_signals(true)?;
+            if self.lacks_memory {
+                faults::may_fail()?;
+            }
             while !self.board.stopped() {
                 hands.act();
             }

@@ -64,6 +64,10 @@ pub fn namespaces_destroyed(env: &Env) -> Result<Claim> {
     }
     walkers.end(board)?;
     verdict(board, ESSENTIAL)?;
+    ensure!(
+        board.times_inside() > 0,
+        "nobody looked into a namespace: {board}"
+    );
     nothing_left(env)?;
     Ok(Claim::ring(SOME as usize).pairs(10).any_tcp())
 }
@@ -81,7 +85,11 @@ fn a_while(rng: &mut Rng) -> Duration {
 }
 
 fn a_world(round: u32, board: Board, rng: &mut Rng) -> Result<()> {
-    let names = Names::new(&format!("st{:x}", std::process::id() % 0xffff));
+    let names = Names::new(&format!(
+        "{}{:x}",
+        onlookers::WORLDS,
+        std::process::id() % 0xffff
+    ));
     let world = World::create(&names)?;
     forget_soon(&[names.client(), names.server()])?;
     let family = if round % 4 == 0 {
