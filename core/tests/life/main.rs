@@ -309,10 +309,20 @@ fn taken_by_others() {
     ));
 }
 
-/// Two drains of an end that is not paired, and never will be.
+/// Two drains: of both ends while they are joined, which then go one after the other or at once; and of an end that is not paired, and never will
+/// be.
 #[test]
 fn drained_twice() {
     let drain = [Op::Drain];
+    let mut scene = connection(
+        "two drains, both ends stay",
+        Last::Nobody,
+        &[],
+        &[],
+        &[&drain, &drain],
+    );
+    scene.last = vec![2, 3, 4, 5];
+    walk(&scene);
     let mut scene = connection("two drains", Last::PassiveEnd, &[], &[], &[&drain, &drain]);
     scene.actors[1] = vec![Op::Accept(PASSIVE)];
     scene.last.push(1);
@@ -347,13 +357,6 @@ fn everything_at_once() {
         &[],
         &[],
         drain,
-    ));
-    walk(&connection(
-        "two drains, of both ends",
-        Last::PassiveEnd,
-        &[],
-        &[],
-        &[&[Op::Drain], &[Op::Drain]],
     ));
     walk(&connection(
         "a drain against TCP_ULP",
