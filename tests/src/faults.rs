@@ -113,9 +113,7 @@ impl OfCache {
         }
         Ok(chosen)
     }
-}
 
-impl OfCache {
     /// Was there such an object to be had?
     pub fn hit(&self) -> Result<bool> {
         let times = fs::read_to_string(format!("{SLAB}/times"));

@@ -38,6 +38,13 @@ fn refused(env: &Env, reason: &str, connect: impl FnOnce() -> Result<Conn>) -> R
     Ok(())
 }
 
+/// The connection that `client` has made to `listener`.
+fn accepted(client: Socket, listener: &TcpListener) -> Result<Conn> {
+    let (server, _) = listener.accept()?;
+    let client = client.into();
+    Ok(Conn { client, server })
+}
+
 fn counted(before: &Counters, reason: &str, ends: u64) -> Result<()> {
     let since = Counters::read()?.since(before);
     let (ours, all) = (since.get(&format!("refused_{reason}"))?, since.refused());
@@ -82,14 +89,11 @@ fn fast_open(env: &Env) -> Result<Claim> {
         let client = env.link.client_socket()?;
         let sent = client.send_to_with_flags(early, &address, libc::MSG_FASTOPEN)?;
         ensure!(sent == early.len(), "{sent} bytes sent");
-        let (mut server, _) = listener.accept()?;
+        let conn = accepted(client, &listener)?;
         let mut got = [0; 5];
-        server.read_exact(&mut got)?;
+        (&conn.server).read_exact(&mut got)?;
         ensure!(&got == early, "{got:?} came");
-        Ok(Conn {
-            client: client.into(),
-            server,
-        })
+        Ok(conn)
     };
     drop(connect()?);
     refused(env, "handshake", connect)?;
@@ -123,11 +127,7 @@ fn signed(env: &Env) -> Result<Claim> {
         let client = env.link.client_socket()?;
         sys::set_md5(&client, &address)?;
         client.connect(&address.into())?;
-        let (server, _) = listener.accept()?;
-        Ok(Conn {
-            client: client.into(),
-            server,
-        })
+        accepted(client, &listener)
     })?;
     Ok(Claim::untouched())
 }
@@ -142,11 +142,7 @@ fn multipath(env: &Env) -> Result<Claim> {
     refused(env, "not_plain_tcp", || {
         let client = socket()?;
         client.connect(&listener.local_addr()?.into())?;
-        let (server, _) = listener.accept()?;
-        Ok(Conn {
-            client: client.into(),
-            server,
-        })
+        accepted(client, &listener)
     })?;
     Ok(Claim::untouched())
 }
