@@ -20,7 +20,7 @@
 	/* C's */ \
 	X(registered) X(asleep) X(awake) \
 	X(shutting_down) X(closing) X(unhashing) X(releasing) X(retired) \
-	X(drain_found) X(drain_looked) X(drain_handed_back) X(drain_taken_off)
+	X(drain_found) X(drain_looked) X(drain_handed_back) X(drain_taken_off) X(stale_found)
 
 #ifdef TS_CHECKED
 enum ts_delay_point {

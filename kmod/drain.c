@@ -6,7 +6,7 @@
  *
  * | socket | who may be in a call on it | kept as it is by |
  * |---|---|---|
- * | with a descriptor | anybody | a reference to its file: __sock_release() uses a table that it fetched before it slept |
+ * | with a descriptor | anybody | a reference to its file: nobody closes it meanwhile |
  * | not accepted yet | nobody; it may be accepted and closed meanwhile | ts_calls, which ts_endpoint_discard() minds |
  * | closed, TCP not through | nobody; it may die meanwhile | the same |
  *
@@ -101,12 +101,6 @@ static struct file *ts_file_of(struct sock *sk, bool *alone)
 	return file;
 }
 
-/* Is @listed on this socket? It was once; it is not looked into before it is seen to be there. Socket locked. */
-static bool ts_carries(const struct sock *sk, const struct ts_endpoint *listed)
-{
-	return inet_csk(sk)->icsk_ulp_ops == &ts_ulp && rcu_access_pointer(inet_csk(sk)->icsk_ulp_data) == listed;
-}
-
 /* @alone: not accepted yet, or closed. Inside ts_calls, so that @listed stays, if it is still there at the first look. */
 static int ts_drain_locked(struct sock *sk, struct ts_endpoint *listed, bool alone, bool patient)
 {
@@ -151,7 +145,7 @@ static int ts_drain_locked(struct sock *sk, struct ts_endpoint *listed, bool alo
 
 /*
  * A call on a socket, which keeps its file, found this endpoint there, and no link: an end whose other end was not offered, or one that
- * was handed back, long ago. Nothing will come of it, and what we have put on the socket goes.
+ * was handed back, long ago. Nothing will come of it, and what we have put on the socket goes. Of idle ones see stale.c.
  */
 void ts_give_up(struct sock *sk, struct ts_endpoint *ep)
 {

@@ -44,6 +44,7 @@ struct ts_pair {
 		struct mutex lock;
 	} ____cacheline_aligned_in_smp lane[4];
 	struct ts_node node;	/* pairs.c */
+	atomic_t charged;	/* 1: to the cgroup of whoever sent first */
 	u8 body[TS_PAIR_BYTES] __aligned(64);
 };
 
@@ -111,6 +112,13 @@ void ts_take_off(struct sock *sk, struct ts_endpoint *ep, bool counted);
 void ts_await_disconnect(struct sock *sk);
 
 /* main.c */
+
+/*
+ * Ring memory is the sender's: charged to its memory cgroup, and without it the connection simply stays TCP. __GFP_NORETRY has a cgroup at
+ * its memory.max refuse, where it would kill (try_charge_memcg()).
+ */
+#define TS_GFP_RING (GFP_KERNEL_ACCOUNT | __GFP_NOWARN | __GFP_NORETRY)
+
 bool ts_rings_have_memory(void);
 extern struct ts_index ts_endpoints;
 
@@ -125,6 +133,7 @@ extern atomic_long_t ts_drained;
 void ts_endpoint_discard(struct ts_endpoint *ep, bool known);
 void ts_endpoint_retire(struct ts_endpoint *ep, bool counted);
 bool ts_is_held_up(const struct sock *sk);
+bool ts_retired_are_many(void);
 
 /* drain.c */
 bool ts_lock_unowned(struct sock *sk, bool alone, bool patient);
@@ -212,6 +221,12 @@ static __always_inline unsigned long ts_link(const struct sock *sk)
 static __always_inline bool ts_is_overdue(const struct ts_endpoint *ep)
 {
 	return get_jiffies_64() - ep->made > 6 * HZ;
+}
+
+/* Is @listed on this socket? It was once; it is not looked into before it is seen to be there. Socket locked. */
+static inline bool ts_carries(const struct sock *sk, const struct ts_endpoint *listed)
+{
+	return inet_csk(sk)->icsk_ulp_ops == &ts_ulp && rcu_access_pointer(inet_csk(sk)->icsk_ulp_data) == listed;
 }
 
 static inline int ts_call_recvmsg(struct sock *sk, struct msghdr *msg, size_t len, int flags)

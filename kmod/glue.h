@@ -94,6 +94,7 @@ struct ts_endpoint_body *ts_endpoint_alloc(void);
 void ts_endpoint_unmake(struct ts_endpoint_body *ep);
 struct ts_pair_body *ts_pair_alloc(void);
 void ts_pair_free(struct ts_pair_body *pair);
+bool ts_pair_charge(struct ts_pair_body *pair);
 void ts_pair_list(struct ts_pair_body *pair);
 void ts_pair_unlist(struct ts_pair_body *pair);
 void *ts_ring_alloc(size_t bytes);
@@ -108,6 +109,7 @@ void ts_head_free(void *head, size_t bytes);
 bool ts_claim(struct sock *sk, struct ts_endpoint_body *ep);
 void ts_install(struct sock *sk, struct ts_endpoint_body *ep, bool busy_polls);
 void ts_endpoint_enlist(struct ts_endpoint_body *ep, unsigned int set);
+void ts_stale_watch(void);
 struct sock *ts_endpoint_sock(struct ts_endpoint_body *ep);
 unsigned long ts_endpoint_link(const struct ts_endpoint_body *ep);
 void ts_endpoint_set_link(struct ts_endpoint_body *ep, unsigned long link);
@@ -302,10 +304,14 @@ void tcp_splice_show_lane(struct seq_file *seq, const struct ts_pair_body *pair,
 
 extern const struct kernel_param_ops ts_ring_kbytes_ops;
 int ts_proto_init(void);
+void ts_proto_abandon(void);
+void ts_proto_exit(void);
 int ts_pairs_init(void);
 void ts_pairs_exit(void);
 void ts_idle_exit(void);
 void ts_idle_watch(void);
+int ts_stale_init(void);
+void ts_stale_exit(void);
 int ts_memory_init(void);
 void ts_memory_exit(void);
 

@@ -11,6 +11,7 @@
 #include <linux/mm.h>
 #include <linux/module.h>
 #include <linux/percpu.h>
+#include <linux/percpu_counter.h>
 #include <linux/proc_fs.h>
 #include <linux/seq_file.h>
 #include <linux/slab.h>
@@ -114,6 +115,12 @@ static noinline bool ts_tenant_is_held_up(const struct sock *sk)
 __ts_offered bool ts_is_held_up(const struct sock *sk)
 {
 	return unlikely(atomic_read(&ts_retired) >= TS_RETIRED_MAX) && ts_tenant_is_held_up(sk);
+}
+
+/* Whoever lets go of many at once (stale.c) leaves it at that for now. Any context. */
+bool ts_retired_are_many(void)
+{
+	return atomic_read(&ts_retired) >= TS_RETIRED_MAX / 2;
 }
 
 /* Objects that have a constructor are not cleared at each allocation, whatever init_on_alloc says: all that is read of one is written before. */
@@ -253,12 +260,6 @@ __ts_spliced void ts_endpoint_set_link(struct ts_endpoint_body *body, unsigned l
 	smp_store_release(&ts_endpoint_of(body)->link, link);
 }
 
-/*
- * Ring memory is the sender's: charged to its memory cgroup, and without it the connection simply stays TCP. __GFP_NORETRY has a cgroup at
- * its memory.max refuse, where it would kill (try_charge_memcg()).
- */
-#define TS_GFP_RING (GFP_KERNEL_ACCOUNT | __GFP_NOWARN | __GFP_NORETRY)
-
 /* A table of chunks: a few pointers, but many for a ring of many MiB. */
 __ts_spliced void *ts_ring_alloc(size_t bytes)
 {
@@ -270,7 +271,12 @@ __ts_spliced void ts_ring_free(void *ring)
 	kvfree(ring);
 }
 
-static atomic_long_t ts_ring_pages;
+/*
+ * Pages that rings have or are about to get. Each processor counts up to so many by itself, so that connections which come and go on several do
+ * not meet here; near the limit it is added up exactly.
+ */
+static struct percpu_counter ts_ring_pages;
+#define TS_RING_PAGES_BATCH 64
 static long ts_ring_pages_default __ro_after_init;
 
 static unsigned int ts_memory_mbytes __read_mostly;
@@ -285,21 +291,28 @@ static long ts_ring_pages_max(void)
 	return mbytes ? (long)mbytes << (20 - PAGE_SHIFT) : ts_ring_pages_default;
 }
 
+/* Any context. */
+static __ts_spliced void ts_ring_pages_give(long pages)
+{
+	percpu_counter_add_batch(&ts_ring_pages, -pages, TS_RING_PAGES_BATCH);
+}
+
 /* False: all rings together have as much as they may. */
 static __ts_spliced bool ts_ring_pages_take(long pages)
 {
-	if (atomic_long_add_return(pages, &ts_ring_pages) <= ts_ring_pages_max())
+	percpu_counter_add_batch(&ts_ring_pages, pages, TS_RING_PAGES_BATCH);
+	smp_mb();	/* before anything of it is given back: ts_rings_have_memory() */
+	ts_idle_watch();
+	if (likely(__percpu_counter_compare(&ts_ring_pages, ts_ring_pages_max(), TS_RING_PAGES_BATCH) <= 0))
 		return true;
-	atomic_long_sub(pages, &ts_ring_pages);
+	ts_ring_pages_give(pages);
 	return false;
 }
 
 static __ts_spliced void *ts_ring_pages_have(void *memory, long pages)
 {
-	if (likely(memory))
-		ts_idle_watch();
-	else
-		atomic_long_sub(pages, &ts_ring_pages);
+	if (unlikely(!memory))
+		ts_ring_pages_give(pages);
 	return memory;
 }
 
@@ -325,37 +338,47 @@ __ts_spliced void *ts_head_alloc(size_t bytes)
 __ts_spliced void ts_head_free(void *head, size_t bytes)
 {
 	kfree(head);
-	atomic_long_sub(DIV_ROUND_UP(bytes, PAGE_SIZE), &ts_ring_pages);
+	ts_ring_pages_give(DIV_ROUND_UP(bytes, PAGE_SIZE));
 }
 
+/*
+ * For the worker that idle rings have. What is taken while it adds up may be seen when given back and not before, and the sum be too small; but then
+ * ts_idle_watch() was called after the worker had begun, and it comes once more. What is given back alone makes it too large at worst.
+ */
 bool ts_rings_have_memory(void)
 {
-	return atomic_long_read(&ts_ring_pages) > 0;
+	return percpu_counter_sum(&ts_ring_pages) > 0;
 }
 
 /* Pipes may still have references to it (ts_pipe_add()): then it is free when they are done. */
 __ts_spliced void ts_chunk_free(void *chunk, size_t bytes)
 {
 	free_pages((unsigned long)chunk, get_order(bytes));
-	atomic_long_sub(1L << get_order(bytes), &ts_ring_pages);
+	ts_ring_pages_give(1L << get_order(bytes));
 }
 
 int __init ts_memory_init(void)
 {
 	static struct lock_class_key key;
+	int err = percpu_counter_init(&ts_ring_pages, 0, GFP_KERNEL);
 
+	if (err)
+		return err;
 	ts_ring_pages_default = totalram_pages() / 8;
 	ts_index_init(&ts_endpoints, &key);
 	ts_endpoint_cache = kmem_cache_create("tcp_splice_endpoint", sizeof(struct ts_endpoint), 0, SLAB_HWCACHE_ALIGN | SLAB_NO_MERGE,
 					      ts_endpoint_construct);
-	if (!ts_endpoint_cache)
+	if (!ts_endpoint_cache) {
+		percpu_counter_destroy(&ts_ring_pages);
 		return -ENOMEM;
+	}
 	return 0;
 }
 
 void ts_memory_exit(void)
 {
 	kmem_cache_destroy(ts_endpoint_cache);
+	percpu_counter_destroy(&ts_ring_pages);
 }
 
 /* ---- statistics ---- */
@@ -468,7 +491,7 @@ static int __init ts_init(void)
 	ts_copy_init();
 	err = tcp_splice_init();
 	if (err)
-		goto exit_pairs;
+		goto abandon_proto;
 	if (!proc_create_single("tcp_splice_stat", 0444, init_net.proc_net, ts_stat_show)) {
 		err = -ENOMEM;
 		goto exit_rust;
@@ -479,14 +502,19 @@ static int __init ts_init(void)
 	err = ts_plain_init();
 	if (err)
 		goto exit_drain;
+	err = ts_stale_init();
+	if (err)
+		goto exit_plain;
 	/* Last: from here on sockets can come. */
 	err = register_btf_kfunc_id_set(BPF_PROG_TYPE_SOCK_OPS, &ts_kfunc_set);
 	if (err)
-		goto exit_plain;
+		goto exit_stale;
 	pr_info("loaded, ring_kbytes=%u; connections are paired where a policy says so (tcp-splice-ctl enable)\n",
 		ts_ring_kbytes());
 	return 0;
 
+exit_stale:
+	ts_stale_exit();
 exit_plain:
 	ts_plain_exit();
 exit_drain:
@@ -495,6 +523,8 @@ remove_proc:
 	remove_proc_entry("tcp_splice_stat", init_net.proc_net);
 exit_rust:
 	tcp_splice_exit();
+abandon_proto:
+	ts_proto_abandon();
 exit_pairs:
 	ts_pairs_exit();
 exit_napi:
@@ -508,6 +538,7 @@ free_memory:
  * No endpoint is left (for each there is a reference to the module) and no program (its kfunc call does too). What may still run:
  *
  * - the tails of ts_endpoint_unknown(), ts_endpoint_parted() and ts_endpoint_left(): the barriers wait for them;
+ * - a task that fetched a table of struct socket from one that no longer has it: it finds base's callbacks there now (ts_proto_exit());
  * - a task that took a callback from a table which its socket no longer has. synchronize_rcu_tasks() waits until each task has slept or
  *   left the kernel; those that sleep are inside ts_calls, have no frame of ours (proto.c), or have a pair, and none is left; so
  *   synchronize_srcu() waits for the rest;
@@ -520,7 +551,9 @@ static void __exit ts_exit(void)
 	ts_plain_exit();
 	ts_drain_exit();
 	ts_idle_exit();
+	ts_stale_exit();
 	remove_proc_entry("tcp_splice_stat", init_net.proc_net);
+	ts_proto_exit();
 	srcu_barrier(&ts_calls);
 	rcu_barrier();
 	synchronize_rcu_tasks();

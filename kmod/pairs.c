@@ -48,7 +48,7 @@ static void ts_pair_construct(void *object)
 	}
 }
 
-/* Rust writes all of the body, ts_pair_list() the node. */
+/* Rust writes all of the body, ts_pair_list() the node; nobody is charged for it yet. */
 __ts_spliced struct ts_pair_body *ts_pair_alloc(void)
 {
 	struct ts_pair *pair = kmem_cache_alloc(ts_pairs, GFP_ATOMIC | __GFP_NOWARN);
@@ -57,6 +57,7 @@ __ts_spliced struct ts_pair_body *ts_pair_alloc(void)
 		return NULL;
 	__module_get(THIS_MODULE);	/* for calls that sleep, with nothing of ours but the pair (ts_sleep()) */
 	ts_spoil((u8 *)pair + offsetof(struct ts_pair, node), sizeof(*pair) - offsetof(struct ts_pair, node));
+	atomic_set(&pair->charged, 0);
 	return (struct ts_pair_body *)pair->body;
 }
 
@@ -70,6 +71,25 @@ __ts_spliced void ts_pair_free(struct ts_pair_body *body)
 		WARN_ON_ONCE(mutex_is_locked(&pair->lane[i].lock));
 	kmem_cache_free(ts_pairs, pair);
 	module_put(THIS_MODULE);
+}
+
+/*
+ * Whoever of both ends is the first to send pays for the pair, as for its ring; false: its cgroup refuses. It was made where there is nobody to
+ * charge: in a softirq, as sockets are that accept() charges (mem_cgroup_sk_alloc()). Process context.
+ *
+ * The exchange lets one thread at a time in: of two, each would see it uncharged, and the charge of one would never be given back. Should the first be
+ * refused, the second has gone on, and its cgroup does not pay.
+ */
+__ts_spliced bool ts_pair_charge(struct ts_pair_body *body)
+{
+	struct ts_pair *pair = ts_pair_of(body);
+
+	if (atomic_xchg(&pair->charged, 1))
+		return true;
+	if (kmem_cache_charge(pair, TS_GFP_RING))
+		return true;
+	atomic_set(&pair->charged, 0);
+	return false;
 }
 
 __ts_spliced void ts_lane_lock(struct ts_pair_body *pair, unsigned int which)
@@ -181,8 +201,8 @@ static void ts_idle_work(struct work_struct *work)
 }
 
 /*
- * Some ring has got memory: counted, and then a full barrier, before this is called. Process context. A worker that was still pending here has a
- * full barrier, too, once it is not (set_work_pool_and_clear_pending()), and so sees in the end that there is memory.
+ * Some ring is about to get memory: counted, and then a full barrier, before this is called. Process context. A worker that was still pending here
+ * has a full barrier, too, once it is not (set_work_pool_and_clear_pending()), and so sees in the end that there is memory.
  */
 __ts_spliced void ts_idle_watch(void)
 {

@@ -4,15 +4,18 @@
  *
  * Every callback here may run for a socket that is not, not yet or no longer ours (a thread loads sk->sk_prot, is preempted, and calls):
  * it looks the link up and falls to base when there is none. The tables and the text live as long as any socket that wears them, by the
- * module reference of the ULP slot or of an endpoint that is left, and as long as any thread is in here (ts_exit() in main.c).
+ * module reference of the ULP slot or of an endpoint that is left, and as long as any thread is in here (ts_exit() in main.c); those of
+ * struct socket for ever.
  *
  * Base may keep a call asleep for ever, which must not keep the module: where nothing of ours is left to do, base is called in a jump
  * (Makefile checks that the compiler made it one), and whoever sleeps there has no frame of ours under it.
  */
 #define pr_fmt(fmt) KBUILD_MODNAME ": " fmt
 
+#include <linux/kmemleak.h>
 #include <linux/module.h>
 #include <linux/net.h>
+#include <linux/slab.h>
 #include <linux/sockios.h>
 #include <asm/ioctls.h>
 #include <net/inet_common.h>
@@ -26,7 +29,11 @@
 #include "endpoint.h"
 
 static struct proto ts_prots[2] __ro_after_init;		/* IPv4, IPv6 */
-static struct proto_ops ts_ops[2] __ro_after_init;
+/*
+ * Of struct socket, IPv4's and IPv6's. close() and accept() fetch the table, sleep, and use it, even put it on another socket; there is no waiting for
+ * them (__sock_release(), do_accept()). So these two are never freed: when the module goes they become copies of base's (ts_proto_exit()).
+ */
+static struct proto_ops *ts_ops __ro_after_init;
 struct ts_callbacks ts_default __ro_after_init;
 
 #if IS_ENABLED(CONFIG_IPV6)
@@ -270,12 +277,18 @@ static const struct proto_ops *ts_base_ops(const struct sock *sk)
 	return sk->sk_family == AF_INET6 ? TS_OPS6 : &inet_stream_ops;
 }
 
+/* Base's table, or what one of ours became when an earlier module went (ts_proto_exit()). */
+static bool ts_is_base_ops(const struct proto_ops *ops, const struct proto_ops *base)
+{
+	return ops == base || (ops && ops->poll == base->poll && ops->splice_read == base->splice_read && ops->accept == base->accept);
+}
+
 /* False: there is no struct socket yet, or none with ops. */
 static bool ts_graft(struct sock *sk)
 {
 	struct socket *sock = sk->sk_socket;
 
-	if (sock && READ_ONCE(sock->ops) == ts_base_ops(sk))
+	if (sock && ts_is_base_ops(READ_ONCE(sock->ops), ts_base_ops(sk)))
 		WRITE_ONCE(sock->ops, &ts_ops[sk->sk_family == AF_INET6]);
 	return sock && sock->ops;
 }
@@ -427,15 +440,39 @@ static int ts_set_rcvlowat(struct sock *sk, int val)
 	return err;
 }
 
+/*
+ * accept() fetches the listener's table before it waits for the listener's lock, and @newsock has it by now: this was a spliced socket then, and then
+ * one that listens. A table of ours stands on no socket without an endpoint: kTLS copies what it finds (tls_build_proto()).
+ */
+static __ts_jumps int ts_accept(struct socket *sock, struct socket *newsock, struct proto_accept_arg *arg)
+{
+	newsock->ops = ts_base_ops(sock->sk);
+	return inet_accept(sock, newsock, arg);
+}
+
+/* What differs from base's. */
+#define TS_OPS(X)				\
+	X(accept, ts_accept)			\
+	X(splice_read, ts_splice_read)		\
+	X(read_sock, NULL)			\
+	X(read_skb, NULL)			\
+	X(sendmsg_locked, NULL)			\
+	X(poll, ts_poll)			\
+	X(set_rcvlowat, ts_set_rcvlowat)
+
 static void __init ts_init_ops(struct proto_ops *ops, const struct proto_ops *base)
 {
 	*ops = *base;	/* .owner too: accept() and close() count on it */
-	ops->splice_read = ts_splice_read;
-	ops->read_sock = NULL;
-	ops->read_skb = NULL;
-	ops->sendmsg_locked = NULL;
-	ops->poll = ts_poll;
-	ops->set_rcvlowat = ts_set_rcvlowat;
+#define X(field, ours) ops->field = (ours);
+	TS_OPS(X)
+#undef X
+}
+
+static void ts_leave_ops(struct proto_ops *ops, const struct proto_ops *base)
+{
+#define X(field, ours) WRITE_ONCE(ops->field, base->field);
+	TS_OPS(X)
+#undef X
 }
 
 static void __init ts_init_prot(struct proto *prot, const struct proto *base)
@@ -590,7 +627,8 @@ static bool __init ts_families_agree(void)
 	       v6->disconnect == tcp_prot.disconnect && v6->release_cb == tcp_prot.release_cb &&
 	       v6->setsockopt == tcp_prot.setsockopt && v6->getsockopt == tcp_prot.getsockopt &&
 	       v6->stream_memory_free == tcp_prot.stream_memory_free && tcp_prot.close == tcp_close && inet_stream_ops.poll == tcp_poll &&
-	       !v6->sock_is_readable && !tcp_prot.sock_is_readable;
+	       !v6->sock_is_readable && !tcp_prot.sock_is_readable && inet_stream_ops.accept == inet_accept &&
+	       TS_OPS6->accept == inet_accept;
 }
 
 int __init ts_proto_init(void)
@@ -606,9 +644,26 @@ int __init ts_proto_init(void)
 		pr_err("this kernel's IPv4 and IPv6 TCP differ where they never did: not loading\n");
 		return -EOPNOTSUPP;
 	}
+	ts_ops = kmalloc_array(2, sizeof(*ts_ops), GFP_KERNEL);
+	if (!ts_ops)
+		return -ENOMEM;
+	kmemleak_not_leak(ts_ops);
 	ts_init_prot(&ts_prots[0], &tcp_prot);
 	ts_init_prot(&ts_prots[1], TS_PROT6);
 	ts_init_ops(&ts_ops[0], &inet_stream_ops);
 	ts_init_ops(&ts_ops[1], TS_OPS6);
 	return 0;
+}
+
+/* Of a module that did not come up: no socket ever had them. */
+void __init ts_proto_abandon(void)
+{
+	kfree(ts_ops);
+}
+
+/* No endpoint is left. Whoever has fetched one of our callbacks before is waited for after this. */
+void ts_proto_exit(void)
+{
+	ts_leave_ops(&ts_ops[0], &inet_stream_ops);
+	ts_leave_ops(&ts_ops[1], TS_OPS6);
 }

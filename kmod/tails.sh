@@ -2,13 +2,13 @@
 # SPDX-License-Identifier: GPL-2.0-only
 #
 # tails.sh MODULE: do these callbacks reach base in a jump, as proto.c says? A thread that sleeps in base below one of them would return
-# into the module when it has gone. Base is what is called through a pointer, and tcp_close().
+# into the module when it has gone. Base is what is called through a pointer, tcp_close() and inet_accept().
 set -eu
 module=$1
 
 objdump -dr --no-show-raw-insn "$module" | awk '
 	BEGIN {
-		count = split("ts_sendmsg ts_recvmsg ts_close ts_disconnect ts_splice_read", names, " ")
+		count = split("ts_sendmsg ts_recvmsg ts_close ts_disconnect ts_splice_read ts_accept", names, " ")
 		for (i = 1; i <= count; i++) watched[names[i]] = 1
 	}
 	# Parts of a function that the compiler has put elsewhere count, too.
@@ -23,7 +23,7 @@ objdump -dr --no-show-raw-insn "$module" | awk '
 		line = $0
 		next
 	}
-	kind != "" && /R_[A-Z0-9_]+/ && /indirect_thunk|tcp_close/ {
+	kind != "" && /R_[A-Z0-9_]+/ && /indirect_thunk|tcp_close|inet_accept/ {
 		if (kind == "call") bad[name] = bad[name] "\n" line " " $NF
 		else jumps[name]++
 	}

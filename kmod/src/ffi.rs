@@ -185,6 +185,8 @@ unsafe extern "C" {
     pub(crate) fn ts_pair_alloc() -> *mut c_void;
     /// Not listed (any more). Any context.
     pub(crate) fn ts_pair_free(pair: *mut c_void);
+    /// Process context. `false`: the caller's cgroup has no room for it.
+    pub(crate) fn ts_pair_charge(pair: *mut c_void) -> bool;
     /// Puts it into the list of all pairs. Once; its endpoints are alive. Any context.
     pub(crate) fn ts_pair_list(pair: *mut c_void);
     /// Takes it out again, before anything of it is freed. Any context.
@@ -206,6 +208,8 @@ unsafe extern "C" {
     /// Socket locked, within the sock_ops program; claimed.
     pub(crate) fn ts_install(sk: *mut Sock, ep: *mut c_void, busy_polls: bool);
     pub(crate) fn ts_endpoint_enlist(ep: *mut c_void, set: c_uint);
+    /// An endpoint was enlisted that has no link. Any context.
+    pub(crate) fn ts_stale_watch();
     pub(crate) fn ts_endpoint_sock(ep: *mut c_void) -> *mut Sock;
     /// Acquire.
     pub(crate) fn ts_endpoint_link(ep: *const c_void) -> c_ulong;

@@ -208,9 +208,13 @@ impl Lane {
         unsafe { self.ring.load(Ordering::Acquire).as_ref() }
     }
 
-    /// The ring, made if need be. Caller holds the send lock, in process context.
-    pub(crate) fn ring_or_alloc(&self, _tx: &mut Tx) -> Option<&Ring> {
+    /// The ring, made if need be; `link` is the sender's. Caller holds the send lock, in process context.
+    pub(crate) fn ring_or_alloc(&self, _tx: &mut Tx, link: Link<'_>) -> Option<&Ring> {
         if self.ring().is_none() {
+            // SAFETY: process context; the link's pair is alive.
+            if !unsafe { ffi::ts_pair_charge(link.pair().as_ptr().cast()) } {
+                return None;
+            }
             let wanted = self.ring_kbytes.load(Ordering::Relaxed);
             // SAFETY: no requirements.
             let kbytes = if wanted != 0 {

@@ -144,7 +144,10 @@ fn admit(seen: &Seen, cross: bool, wishes: Wishes) -> Result<(), Refusal> {
     let kernel = Linux::new();
     if seen.passive == 0 {
         let set = set_of(facts.write_seq, facts.rcv_nxt);
-        life::offer(&kernel, seen.sk, &facts, set, wishes)
+        life::offer(&kernel, seen.sk, &facts, set, wishes)?;
+        // SAFETY: any context; the endpoint was enlisted.
+        unsafe { ffi::ts_stale_watch() };
+        Ok(())
     } else {
         let set = set_of(facts.rcv_nxt, facts.write_seq);
         life::join(&kernel, seen.sk, &facts, set, wishes)

@@ -527,7 +527,7 @@ impl<'a> Send<'a> {
         if flags != 0 {
             return Start::Undelivered;
         }
-        if lane.ring_or_alloc(tx).is_none() {
+        if lane.ring_or_alloc(tx, self.link).is_none() {
             lane.lacks_memory(tx);
             return Start::No;
         }

@@ -14,6 +14,7 @@ mod calls;
 mod drain;
 mod options;
 mod proto;
+mod stale;
 
 /// "None" as an answer.
 const NONE: u8 = u8::MAX;

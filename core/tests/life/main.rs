@@ -329,6 +329,42 @@ fn drained_twice() {
     walk(&scene);
 }
 
+/// The worker that takes everything off an end for which nobody came, or somebody comes just then.
+#[test]
+fn stale_ends() {
+    let stale = [Op::Stale];
+    walk(&Scene {
+        aborts: true,
+        ..connection(
+            "the worker for stale ends",
+            Last::PassiveEnd,
+            &[],
+            &[],
+            &[&stale],
+        )
+    });
+    let alone = |name, program: &[Op], others: &[&[Op]]| {
+        let mut scene = connection(name, Last::PassiveEnd, program, &[], others);
+        scene.actors[1] = vec![Op::Accept(PASSIVE)];
+        scene.last.push(1);
+        (scene.aborts, scene.gives_up) = (true, true);
+        walk(&scene)
+    };
+    let call = [Op::Call(ACTIVE)];
+    alone("a stale end and its calls", &call, &[&stale, &call]);
+    alone("a stale end against a drain", &[], &[&stale, &[Op::Drain]]);
+    alone("a stale end, twice", &call, &[&stale, &stale]);
+    let (give, part) = ([Op::SetUlp(ACTIVE)], [Op::Disconnect(ACTIVE)]);
+    alone("a stale end against TCP_ULP", &give, &[&stale]);
+    alone(
+        "a stale end against connect(AF_UNSPEC)",
+        &part,
+        &[&stale, &call],
+    );
+    let program = [Op::Disconnect(ACTIVE), Op::Reconnect(ACTIVE, 1)];
+    alone("a stale end, connected anew", &program, &[&stale]);
+}
+
 /// What takes minutes; `make models` has the time.
 #[test]
 fn everything_at_once() {

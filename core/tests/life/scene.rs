@@ -28,6 +28,8 @@ pub enum Op {
     /// TCP has ended: a reset, the last FIN, a timeout.
     End(u8),
     Drain,
+    /// The worker for ends without a link.
+    Stale,
     /// `/proc/net/tcp_splice`, or the worker for idle rings.
     Walk,
     Callback(Call, u8),
@@ -49,6 +51,7 @@ impl Op {
             Op::Close(sk) => run.fput(scene, sk),
             Op::End(sk) => run.end(sk),
             Op::Drain => run.drain(scene),
+            Op::Stale => run.stale(),
             Op::Walk => run.walk(),
             Op::Callback(call, ep) => run.callback(call, ep),
         }
@@ -78,7 +81,7 @@ impl Op {
             }
             Op::Close(sk) => sock(sk).files > 0,
             Op::End(sk) => sock(sk).alive,
-            Op::Drain => world.eps.iter().any(|ep| !ep.freed && ep.indexed),
+            Op::Drain | Op::Stale => world.eps.iter().any(|ep| !ep.freed && ep.indexed),
             Op::Walk => world.pairs.iter().any(|pair| pair.listed),
         }
     }

@@ -10,6 +10,7 @@ const OPTIONS: &str = include_str!("../../../kmod/options.c");
 const PAIR: &str = include_str!("../../../kmod/src/pair.rs");
 const PAIRS: &str = include_str!("../../../kmod/pairs.c");
 const PROTO: &str = include_str!("../../../kmod/proto.c");
+const STALE: &str = include_str!("../../../kmod/stale.c");
 const TEARDOWN: &str = include_str!("../../../kmod/src/teardown.rs");
 const WAKE: &str = include_str!("../../../kmod/wake.c");
 
@@ -55,7 +56,11 @@ fn hash(text: &str) -> u64 {
 const TEXTS: &[(&str, &str, u64)] = &[
     ("bool ts_lock_unowned(", DRAIN, 0x6cab41dfcfaf94fc),
     ("static struct file *ts_file_of(", DRAIN, 0x300b919bc8f135bd),
-    ("static bool ts_carries(", DRAIN, 0xee4f08ec0a0cb8f1),
+    (
+        "static inline bool ts_carries(",
+        ENDPOINT,
+        0xa63640aaf3fd8abe,
+    ),
     ("static int ts_drain_locked(", DRAIN, 0x53483911a651c92a),
     ("void ts_give_up(", DRAIN, 0x519e49e2709c818c),
     ("static int ts_drain_sock(", DRAIN, 0xc401c0a79caabfbc),
@@ -127,6 +132,18 @@ const TEXTS: &[(&str, &str, u64)] = &[
         0x370e33f3c1d0b5ab,
     ),
     ("fn return_unread(", TEARDOWN, 0xbc4f4c1d56eddf9e),
+    ("static bool ts_is_stale(", STALE, 0xd056bde8b81e9d9b),
+    ("static bool ts_stale_let_go(", STALE, 0xa7c3a09d7030d3a4),
+    (
+        "static unsigned int ts_stale_gather(",
+        STALE,
+        0x8c5b8c0f90ff4993,
+    ),
+    (
+        "static void ts_stale_work(struct work_struct *work)\n{",
+        STALE,
+        0x4ea33442a4a038bd,
+    ),
     ("bool ts_notify_readable(", WAKE, 0x883e5bd799e234c6),
     ("void ts_notify_writeable(", WAKE, 0x9b4755239dafa033),
     ("long ts_sleep(", WAKE, 0x16d2626839be22fe),

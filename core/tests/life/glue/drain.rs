@@ -57,26 +57,7 @@ impl Run {
         });
         let ways = self.quiet(|world| world.eps.len() as u8);
         let chosen = if ways > 0 { self.choose(ways) } else { NONE };
-        let wanted = some(chosen).map(|ep| {
-            let sk = self.wait("ts_index_walk", |world| {
-                if world.registry.is_some() {
-                    return None;
-                }
-                if world.eps[usize::from(ep)].freed || !world.ep(ep).indexed {
-                    return Some(NONE);
-                }
-                let Some(sk) = world.ep(ep).sk else {
-                    violation("an endpoint in the index without its socket")
-                };
-                let sock = world.sock(sk);
-                if sock.refs == 0 {
-                    return Some(NONE);
-                }
-                sock.refs += 1;
-                Some(sk)
-            });
-            (ep, some(sk))
-        });
+        let wanted = some(chosen).map(|ep| (ep, self.index_walk(ep, false)));
         let sk = match wanted {
             Some((ep, Some(sk))) => {
                 self.drain_sock(scene, sk, ep);
@@ -91,6 +72,30 @@ impl Run {
             world.drains -= 1;
             DONE
         });
+    }
+
+    /// The socket of an endpoint that is found in the index, with a reference. `unlinked`: only one without a link is wanted.
+    pub(super) fn index_walk(&self, ep: u8, unlinked: bool) -> Option<u8> {
+        some(self.wait("ts_index_walk", |world| {
+            if world.registry.is_some() {
+                return None;
+            }
+            if world.eps[usize::from(ep)].freed
+                || !world.ep(ep).indexed
+                || unlinked && world.ep(ep).link != 0
+            {
+                return Some(NONE);
+            }
+            let Some(sk) = world.ep(ep).sk else {
+                violation("an endpoint in the index without its socket")
+            };
+            let sock = world.sock(sk);
+            if sock.refs == 0 {
+                return Some(NONE);
+            }
+            sock.refs += 1;
+            Some(sk)
+        }))
     }
 
     pub(super) fn drain_sock(&self, scene: &Scene, sk: u8, listed: u8) {
