@@ -10,13 +10,16 @@ use anyhow::{Context, Result, ensure};
 use crate::delays::{self, Delays};
 use crate::env::{self, Body, Claim, Env};
 use crate::scenario::Scenario;
-use crate::scenarios::{close, drain, full, reset, stall, start, storm, takeover, threads};
+use crate::scenarios::{
+    close, drain, full, refused, reset, stall, start, storm, takeover, threads,
+};
 
 pub const ALL: &[Scenario] = &[
     slow("waiting", waiting),
     slow("handing_over", handing_over),
     slow("ending", ending),
     slow("draining", draining),
+    slow("stale_ends", stale_ends),
     slow("storm", in_a_storm),
     slow("no_place_is_left_out", no_place_is_left_out),
 ];
@@ -84,7 +87,9 @@ const DRAINING: &[&str] = &[
     "drain_taken_off",
 ];
 
-const PARTS: [&[&str]; 4] = [WAITING, HANDING_OVER, ENDING, DRAINING];
+const STALE: &[&str] = &["stale_found"];
+
+const PARTS: [&[&str]; 5] = [WAITING, HANDING_OVER, ENDING, DRAINING, STALE];
 
 /// Runs what `groups` have for this link, but not what loads the module anew, which would then go on without waits; and has to have waited
 /// at all of these `places`.
@@ -129,6 +134,12 @@ fn ending(env: &Env) -> Result<Claim> {
 
 fn draining(env: &Env) -> Result<Claim> {
     slowly(env, PER_MILLE, &[drain::ALL], &[DRAINING])
+}
+
+/// None of them is paired.
+fn stale_ends(env: &Env) -> Result<Claim> {
+    slowly(env, PER_MILLE, &[refused::ALL], &[STALE])?;
+    Ok(Claim::untouched())
 }
 
 /// Nobody in it has to wait.

@@ -81,7 +81,7 @@ fn lent_pages_stay(env: &Env) -> Result<Claim> {
     let conn = env.conn()?;
     exchange(&conn, 0, LENGTH)?;
     let before = env.counters()?;
-    let (out, _into) = into_pipe(&conn, LENGTH)?;
+    let (out, _into) = into_pipe(&conn, PATTERN, LENGTH)?;
     ensure!(
         !env.spliced() || env.since(&before)?.get("lent_bytes")? > 0,
         "nothing was lent"
@@ -102,7 +102,7 @@ fn head_in_a_pipe_stays(env: &Env) -> Result<Claim> {
     const LENGTH: usize = 2500;
     let conn = env.conn()?;
     let before = env.counters()?;
-    let (out, into) = into_pipe(&conn, LENGTH)?;
+    let (out, into) = into_pipe(&conn, PATTERN, LENGTH)?;
     ensure!(
         !env.spliced() || env.since(&before)?.get("lent_bytes")? == 0,
         "bytes of the head were lent"
@@ -115,8 +115,8 @@ fn head_in_a_pipe_stays(env: &Env) -> Result<Claim> {
 }
 
 /// Puts bytes from the server's end into a pipe.
-fn into_pipe(conn: &Conn, length: usize) -> Result<(OwnedFd, OwnedFd)> {
-    PATTERN.write(&conn.client, 0, length)?;
+pub fn into_pipe(conn: &Conn, pattern: Pattern, length: usize) -> Result<(OwnedFd, OwnedFd)> {
+    pattern.write(&conn.client, 0, length)?;
     let (out, into) = pipe().context("failed to make a pipe")?;
     let mut moved = 0;
     while moved < length {

@@ -52,6 +52,13 @@ pub fn listed(port: u16) -> Result<Value> {
     Ok(connections.remove(0))
 }
 
+/// Checks that the list has a connection's ends as each sees itself and the other.
+pub fn shows_both(conn: &Conn) -> Result<()> {
+    let listed = listed(port(conn)?)?;
+    check_socket(&listed["client"], &conn.client)?;
+    check_socket(&listed["server"], &conn.server)
+}
+
 fn port(conn: &Conn) -> Result<u16> {
     Ok(conn.client.local_addr()?.port())
 }

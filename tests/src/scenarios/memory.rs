@@ -20,7 +20,13 @@ use crate::sys;
 
 pub const ALL: &[Scenario] = &[
     Scenario::one("sender_pays", sender_pays).reconfigures(),
-    Scenario::one("no_room_for_a_table", no_room_for_a_table).spliced_only(),
+    Scenario::one(
+        "first_sender_pays_for_the_pair",
+        first_sender_pays_for_the_pair,
+    )
+    .spliced_only(),
+    Scenario::one("no_room_for_anything", no_room_for_anything).spliced_only(),
+    Scenario::one("no_room_for_a_table", no_room_for_a_table).reconfigures(),
     Scenario::one("no_room_for_a_head", no_room_for_a_head).spliced_only(),
     Scenario::one("no_room_for_a_chunk", no_room_for_a_chunk).spliced_only(),
     Scenario::one("room_ends_on_the_way", room_ends_on_the_way).spliced_only(),
@@ -96,6 +102,44 @@ fn sender_pays(env: &Env) -> Result<Claim> {
     Ok(Claim::ring(LENGTH))
 }
 
+/// The pair itself, beside the ring that a direction has. Who sends second pays for a ring only.
+fn first_sender_pays_for_the_pair(env: &Env) -> Result<Claim> {
+    const CONNECTIONS: usize = 400;
+    /// Less than a pair has.
+    const PAIR: u64 = 768;
+    let listener = env.link.listen()?;
+    let conns = (0..CONNECTIONS)
+        .map(|_| env.cold_from(&listener))
+        .collect::<Result<Vec<_>>>()?;
+    let first = Cgroup::with_memory("first", "max")?;
+    let second = Cgroup::with_memory("second", "max")?;
+    lock_pages()?;
+    let paid = |cgroup: &Cgroup, sends: fn(&Conn) -> &TcpStream| -> Result<u64> {
+        for conn in &conns {
+            let sent = cgroup.within(|| sys::send(sends(conn), b"x", 0))??;
+            ensure!(sent == 1, "{sent} bytes sent");
+        }
+        Ok(cgroup.stat("slab")? / CONNECTIONS as u64)
+    };
+    let before = Counters::read()?;
+    let with_pair = paid(&first, |conn| &conn.server)?;
+    let without = paid(&second, |conn| &conn.client)?;
+    let in_ring = Counters::read()?.since(&before).get("ring_bytes")?;
+    ensure!(
+        in_ring == 2 * CONNECTIONS as u64,
+        "{in_ring} bytes in rings"
+    );
+    ensure!(
+        without > 0 && with_pair >= without + PAIR,
+        "the first sender has {with_pair} bytes for a connection, the second {without}"
+    );
+    drop(conns);
+    wait_until("the first sender's cgroup to get its memory back", || {
+        Ok(first.stat("slab")? < CONNECTIONS as u64 * PAIR / 2)
+    })?;
+    Ok(Claim::ring(2 * CONNECTIONS).pairs(CONNECTIONS as u64))
+}
+
 /// Sends from inside, where nothing but `limit` bytes may be had, and reads outside; then it goes on in the ring. What was counted.
 /// As many bytes as are `in_ring` found room.
 fn send_without_room(env: &Env, limit: &str, in_ring: u64) -> Result<Counters> {
@@ -124,9 +168,22 @@ fn send_without_room(env: &Env, limit: &str, in_ring: u64) -> Result<Counters> {
     Ok(since)
 }
 
-/// A lane that cannot begin is counted once, not with each message.
+/// Neither for the pair, which is asked for first, nor for the table.
+fn no_room_for_anything(env: &Env) -> Result<Claim> {
+    no_room_to_begin(env, "0")
+}
+
+/// A page is enough for the pair, and the table of a ring of 16 MiB has more.
 fn no_room_for_a_table(env: &Env) -> Result<Claim> {
-    let since = send_without_room(env, "0", 0)?;
+    fs::write(RING_KBYTES, "16384")?;
+    let claim = no_room_to_begin(env, "4096");
+    fs::write(RING_KBYTES, "64")?;
+    claim
+}
+
+/// A lane that cannot begin is counted once, not with each message.
+fn no_room_to_begin(env: &Env, limit: &str) -> Result<Claim> {
+    let since = send_without_room(env, limit, 0)?;
     ensure!(
         since.get("ring_starts")? == 0 && since.get("left_memory")? == 1,
         "{:?}",
@@ -135,12 +192,12 @@ fn no_room_for_a_table(env: &Env) -> Result<Claim> {
     Ok(Claim::ring(1).tcp(20_000))
 }
 
-/// A page is enough for the table of chunks, not for the head as well.
+/// A page is enough for the pair and the table of chunks, not for the head as well.
 fn no_room_for_a_head(env: &Env) -> Result<Claim> {
     no_room_behind_the_table(env, "4096", 0)
 }
 
-/// Four pages are enough for the table of chunks and the head, with whatever a kernel with checkers puts around it; not for the table and a chunk.
+/// Four pages are enough for the pair, the table of chunks and the head, with whatever a kernel with checkers puts around it; not for the table and a chunk.
 fn no_room_for_a_chunk(env: &Env) -> Result<Claim> {
     no_room_behind_the_table(env, "16384", 4096)
 }

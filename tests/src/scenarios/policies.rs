@@ -154,20 +154,22 @@ fn one_end_in_the_cgroup(env: &Env) -> Result<Claim> {
     Ok(Claim::ring(2 * LENGTH))
 }
 
-/// The connecting end was offered in vain. Its offer is stale after five seconds, and the first call after that frees it.
+/// The connecting end was offered in vain. Its offer is stale after some seconds, and its next call frees it, if the module's worker did not before: used
+/// as often as here it is nearly always the call.
 fn nothing_lasting_on_one_end(env: &Env) -> Result<Claim> {
     let cgroup = Cgroup::new("test")?;
     policy::enable_for(cgroup.path(), &[])?;
     let listener = env.link.listen()?;
+    let before = Counters::read()?;
     cgroup.enter()?;
     let conn = env.cold_from(&listener)?;
     exchange(&conn)?;
-    let held = || Counters::read()?.get("endpoints_alive");
-    ensure!(held()? == 1, "{} sockets have an endpoint", held()?);
-    std::thread::sleep(std::time::Duration::from_millis(6500));
-    ensure!(held()? == 1, "the endpoint went before its socket was used");
-    exchange(&conn)?;
-    wait_until("the endpoint to go", || Ok(held()? == 0))?;
+    let made = Counters::read()?.since(&before).get("endpoints_made")?;
+    ensure!(made == 1, "{made} sockets were offered");
+    wait_until("the endpoint of a socket in use to go", || {
+        exchange(&conn)?;
+        Ok(Counters::read()?.get("endpoints_alive")? == 0)
+    })?;
     exchange(&conn)?;
     policy::enable(&[])?;
     Ok(Claim::untouched())

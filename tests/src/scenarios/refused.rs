@@ -4,14 +4,19 @@
 use std::fs;
 use std::io::{Read, Write};
 use std::net::{Shutdown, SocketAddr, TcpListener, TcpStream};
+use std::os::fd::AsRawFd;
+use std::thread;
+use std::time::Duration;
 
 use anyhow::{Context, Result, ensure};
-use socket2::{Domain, Protocol, Socket, Type};
+use socket2::{Domain, Protocol, SockRef, Socket, Type};
 use tcp_splice_world::counters::Counters;
 use tcp_splice_world::pattern::Pattern;
 
-use crate::env::{Claim, Conn, Env};
+use crate::asleep::Asleep;
+use crate::env::{Claim, Conn, Env, wait_until};
 use crate::scenario::Scenario;
+use crate::scenarios::ready::Watch;
 use crate::sys;
 
 pub const ALL: &[Scenario] = &[
@@ -19,6 +24,8 @@ pub const ALL: &[Scenario] = &[
     Scenario::one("connected_to_itself", connected_to_itself),
     Scenario::one("signed", signed).spliced_only(),
     Scenario::one("multipath", multipath).spliced_only(),
+    Scenario::some("of_one_end_only", of_one_end_only),
+    Scenario::one("many_of_one_end_only", many_of_one_end_only).limit(240),
 ];
 
 const PATTERN: Pattern = Pattern::new(113);
@@ -145,4 +152,116 @@ fn multipath(env: &Env) -> Result<Claim> {
         accepted(client, &listener)
     })?;
     Ok(Claim::untouched())
+}
+
+/// The client's end is offered and nobody takes the offer: the module lets go of it by itself, whatever the program does with it meanwhile.
+fn of_one_end_only(env: &Env) -> Result<Claim> {
+    let before = env.counters()?;
+    let listener = env.link.listen()?;
+    sys::attach_filter(&listener, u32::MAX)?;
+    let conns = [
+        env.cold_from(&listener)?,
+        env.cold_from(&listener)?,
+        env.cold_from(&listener)?,
+        env.cold_from(&listener)?,
+    ];
+    let [idle, blocked, watched, shut] = &conns;
+    let reader = blocked.client.try_clone()?;
+    let reader = Asleep::start(move || PATTERN.read(&reader, 7, LENGTH))?;
+    let watch = Watch::edge(&watched.client, libc::EPOLLIN)?;
+    watch.expect_nothing()?;
+    shut.client.shutdown(Shutdown::Write)?;
+    if env.spliced() {
+        let ends = conns.len() as u64;
+        let since = env.since(&before)?;
+        let refused = since.get("refused_packet_policy")?;
+        ensure!(
+            refused == ends,
+            "{refused} of {ends} servers' ends were refused"
+        );
+        let made = since.get("endpoints_made")?;
+        ensure!(made == ends, "{made} of {ends} clients' ends were offered");
+        wait_until("the module to let go of what nobody takes", || {
+            Ok(env.counters()?.get("endpoints_alive")? == 0)
+        })?;
+        let drained = env.since(&before)?.get("drained")?;
+        ensure!(drained == 0, "{drained} ends count as drained");
+    }
+    watch.expect_nothing()?;
+    for Conn { client, server } in &conns {
+        PATTERN.write(server, 7, LENGTH)?;
+        if client.as_raw_fd() != blocked.client.as_raw_fd() {
+            PATTERN.read(client, 7, LENGTH)?;
+        }
+    }
+    reader.join()?;
+    for Conn { client, server } in [idle, blocked, watched] {
+        PATTERN.write(client, 3, LENGTH)?;
+        PATTERN.read(server, 3, LENGTH)?;
+    }
+    PATTERN.read_to_end(&shut.server, 0, 0)?;
+    Ok(Claim::untouched())
+}
+
+/// More than the module lets go of at once (half of `TS_RETIRED_MAX` of kmod/main.c), while some are closed, reset or connected anew.
+fn many_of_one_end_only(env: &Env) -> Result<Claim> {
+    const CONNECTIONS: usize = 1500;
+    const KINDS: usize = 5;
+    /// Apart from the others, in milliseconds: in the middle of what the module does meanwhile.
+    const BETWEEN: u64 = 8;
+    sys::need_descriptors(2 * CONNECTIONS + 100)?;
+    let before = env.counters()?;
+    let listener = env.link.listen()?;
+    sys::attach_filter(&listener, u32::MAX)?;
+    let (mut kept, mut others) = (Vec::new(), Vec::new());
+    for number in 0..CONNECTIONS {
+        let conn = env.cold_from(&listener)?;
+        if number % KINDS == 0 {
+            kept.push(conn);
+        } else {
+            others.push(conn);
+        }
+    }
+    let address = env.link.address(&listener)?.into();
+    let mut again = Vec::new();
+    for (number, Conn { client, server }) in others.into_iter().enumerate() {
+        let socket = SockRef::from(&client);
+        match number % (KINDS - 1) {
+            0 => drop(client),
+            1 => socket.set_linger(Some(Duration::ZERO))?,
+            2 => {
+                sys::disconnect(&client)?;
+                socket.connect(&address)?;
+                again.push((client, listener.accept()?.0));
+            }
+            _ => {
+                socket.set_linger(Some(Duration::from_secs(5)))?;
+                drop(client);
+            }
+        }
+        drop(server);
+        thread::sleep(Duration::from_millis(BETWEEN));
+    }
+    if env.spliced() {
+        let made = env.since(&before)?.get("endpoints_made")?;
+        ensure!(made > CONNECTIONS as u64, "{made} ends were offered");
+        wait_until("the module to let go of what nobody takes", || {
+            Ok(env.counters()?.get("endpoints_alive")? == 0)
+        })?;
+    }
+    for Conn { client, server } in &kept {
+        exchange(client, server)?;
+    }
+    for (client, server) in &again {
+        exchange(client, server)?;
+    }
+    Ok(Claim::untouched())
+}
+
+fn exchange(client: &TcpStream, server: &TcpStream) -> Result<()> {
+    const SHORT: usize = 1000;
+    PATTERN.write(server, 7, SHORT)?;
+    PATTERN.read(client, 7, SHORT)?;
+    PATTERN.write(client, 3, SHORT)?;
+    PATTERN.read(server, 3, SHORT)
 }

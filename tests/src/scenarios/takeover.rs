@@ -2,7 +2,9 @@
 //! Options that need TCP alone (kTLS, TCP_REPAIR, TCP-MD5, IPV6_ADDRFORM) on a connection that is spliced: what stands in the ring unread
 //! comes out of TCP's queue, in its place.
 
-use std::net::{Shutdown, TcpStream};
+use std::fs::File;
+use std::net::{Shutdown, TcpListener, TcpStream};
+use std::os::fd::OwnedFd;
 use std::sync::Arc;
 use std::thread;
 use std::time::Instant;
@@ -10,6 +12,7 @@ use std::time::Instant;
 use anyhow::{Context, Result, bail, ensure};
 use nix::sys::socket::sockopt::TlsCryptoInfo;
 use nix::sys::socket::{setsockopt, sockopt};
+use socket2::SockRef;
 use tcp_splice_world::absent::Absent;
 use tcp_splice_world::pattern::Pattern;
 
@@ -17,6 +20,7 @@ use crate::asleep::Asleep;
 use crate::env::{Claim, Conn, Env, SOON, wait_until};
 use crate::link::Family;
 use crate::scenario::Scenario;
+use crate::scenarios::idle::into_pipe;
 use crate::scenarios::ready::Watch;
 use crate::sys;
 
@@ -41,6 +45,7 @@ pub const ALL: &[Scenario] = &[
     Scenario::each("repair_keeps_unread_bytes", repair_keeps_unread_bytes),
     Scenario::each("md5_keeps_unread_bytes", md5_keeps_unread_bytes),
     Scenario::each("address_form", address_form),
+    Scenario::one("accepts_afterwards", accepts_afterwards),
 ];
 
 const PATTERN: Pattern = Pattern::new(41);
@@ -475,4 +480,41 @@ fn address_form(env: &Env) -> Result<Claim> {
     drop(client);
     PATTERN.read_to_end(&server, 0, 2 * PART)?;
     Ok(Claim::ring(2 * PART).tcp(2 * PART))
+}
+
+/// A thread is in accept() when a spliced socket is disconnected and listens: the child is an ordinary one, which may be spliced itself.
+fn accepts_afterwards(env: &Env) -> Result<Claim> {
+    const ROUNDS: usize = 50;
+    for round in 0..ROUNDS {
+        let Conn { client, .. } = env.conn()?;
+        let listener = TcpListener::from(OwnedFd::from(client));
+        let waiting = listener.try_clone()?;
+        // It does not listen yet.
+        let accepting = thread::spawn(move || {
+            loop {
+                match waiting.accept() {
+                    Err(error) if error.raw_os_error() == Some(libc::EINVAL) => {}
+                    accepted => return accepted,
+                }
+            }
+        });
+        sys::disconnect(&listener)?;
+        SockRef::from(&listener).listen(1)?;
+        let conn = env.warm(|| {
+            let client = env.link.connect(&listener)?;
+            let accepted = accepting.join().expect("accept() panicked");
+            let (server, _) = accepted.context("failed to accept")?;
+            Ok(Conn { client, server })
+        });
+        let conn = conn.with_context(|| format!("round {round}"))?;
+        let (out, into) = into_pipe(&conn, PATTERN, PART)?;
+        drop(into);
+        PATTERN.read_to_end(File::from(out), 0, PART)?;
+        use_tls(&conn.server)?;
+        PATTERN.write(&conn.client, 5, PART)?;
+        PATTERN.read(&conn.server, 5, PART)?;
+    }
+    Ok(Claim::ring(ROUNDS * PART)
+        .pairs(2 * ROUNDS as u64)
+        .any_tcp())
 }

@@ -452,6 +452,7 @@ impl Steps<'_> {
             }
         };
         let r = self.r;
+        soon(|| end_has_come(&stays));
         poll(r, "sees", &stays, POLLRDHUP);
         if send_first {
             let sent = sys::send(&stays, b"to nobody", libc::MSG_NOSIGNAL);
@@ -471,6 +472,15 @@ impl Steps<'_> {
         }
         Ok(())
     }
+}
+
+/// Has the other end's FIN come, or its reset? An end that has shut down reading by itself has POLLRDHUP without.
+fn end_has_come(socket: &TcpStream) -> bool {
+    /// TCP_ESTABLISHED, TCP_FIN_WAIT1, TCP_FIN_WAIT2 of net/tcp_states.h.
+    const BEFORE: [u8; 3] = [1, 4, 5];
+    let info = calls::get_bytes(socket, IPPROTO_TCP, libc::TCP_INFO, 8);
+    // tcpi_state is its first byte.
+    info.is_ok_and(|info| info.first().is_some_and(|state| !BEFORE.contains(state)))
 }
 
 /// Waits until poll(2) says all of `events` and notes all that it says but POLLERR: a packet that is sent again is reported again in the

@@ -9,6 +9,7 @@ use tcp_splice_world::space::Space;
 
 use crate::env::{Claim, Conn, Env};
 use crate::link::Family;
+use crate::scenarios::list;
 
 /// What one test sends in each direction.
 pub const LENGTH: usize = 100_000;
@@ -162,7 +163,7 @@ pub fn exchange(conn: &Conn) -> Result<()> {
     Ok(())
 }
 
-/// Checks that the ends of `conn` see different addresses, and that all bytes went through the ring of one pair.
+/// Checks that the ends of `conn` see different addresses, that all bytes went through the ring of one pair, and that it is listed as each end sees it.
 pub fn ring_despite_nat(env: &Env, conn: impl FnOnce() -> Result<Conn>) -> Result<Claim> {
     let before = env.counters()?;
     let conn = conn()?;
@@ -176,6 +177,7 @@ pub fn ring_despite_nat(env: &Env, conn: impl FnOnce() -> Result<Conn>) -> Resul
             "one pair and all bytes through its ring expected: {:?}",
             moved.moved()
         );
+        list::shows_both(&conn)?;
     }
     Ok(Claim::ring(2 * LENGTH))
 }
