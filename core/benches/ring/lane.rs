@@ -14,8 +14,8 @@ use crate::link::{Receive, Send, Wait};
 /// 64 KiB in chunks of 16 KiB, as the module has them.
 const CAPACITY_LOG2: u32 = 16;
 const CHUNK_LOG2: u32 = 14;
-/// Bytes that are published, and given back, at once.
-const PIECE: u64 = 8192;
+/// Bytes that are published, and given back, at once: as the module has them.
+pub const PIECE: u64 = 8192;
 
 /// The bytes of all chunks.
 struct Memory(Box<[UnsafeCell<u8>]>);
@@ -60,8 +60,8 @@ impl Lane {
     }
 }
 
-/// The sending side.
-pub struct Sender {
+/// The sending side, in pieces of as many bytes.
+pub struct Sender<const PIECE: u64> {
     lane: Arc<Lane>,
     prod: u64,
     /// As last seen.
@@ -72,7 +72,7 @@ pub struct Sender {
 }
 
 /// The receiving side.
-pub struct Receiver {
+pub struct Receiver<const PIECE: u64> {
     lane: Arc<Lane>,
     /// As last seen.
     prod: u64,
@@ -80,7 +80,7 @@ pub struct Receiver {
 }
 
 /// A new lane.
-pub fn new() -> (Sender, Receiver) {
+pub fn new<const PIECE: u64>() -> (Sender<PIECE>, Receiver<PIECE>) {
     // Without a head: what is measured is far behind it.
     let geometry = Geometry::new(CAPACITY_LOG2, CHUNK_LOG2, 0).expect("smaller than 2^40");
     let lane = Arc::new(Lane {
@@ -104,7 +104,7 @@ pub fn new() -> (Sender, Receiver) {
     (sender, receiver)
 }
 
-impl Sender {
+impl<const PIECE: u64> Sender<PIECE> {
     /// Where the chunk's memory begins; the oldest chunk's that the receiver is through with, where there is one.
     fn memory(&mut self, chunk: u64) -> usize {
         let slot = self.lane.slot(chunk);
@@ -135,7 +135,7 @@ impl Sender {
     }
 }
 
-impl Send for Sender {
+impl<const PIECE: u64> Send for Sender<PIECE> {
     fn send(&mut self, mut message: &[u8]) {
         while !message.is_empty() {
             let want = self.room().min(PIECE).min(message.len() as u64);
@@ -151,7 +151,7 @@ impl Send for Sender {
     }
 }
 
-impl Receiver {
+impl<const PIECE: u64> Receiver<PIECE> {
     fn there(&mut self) -> u64 {
         let mut wait = Wait::default();
         while self.prod == self.cons {
@@ -162,7 +162,7 @@ impl Receiver {
     }
 }
 
-impl Receive for Receiver {
+impl<const PIECE: u64> Receive for Receiver<PIECE> {
     fn receive(&mut self, mut buffer: &mut [u8]) {
         while !buffer.is_empty() {
             let want = self.there().min(PIECE).min(buffer.len() as u64);

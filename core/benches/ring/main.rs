@@ -1,11 +1,13 @@
 // SPDX-License-Identifier: GPL-2.0-only
-//! The ring natively: round trips and streams between two pinned threads, beside other people's rings and a plain copy of the same bytes.
+//! The ring natively: round trips and streams between two pinned threads, beside other people's rings and a plain copy of the same bytes; and
+//! beside what it could do otherwise.
 //!
 //! Each ring shows first that what it carries arrives as it was sent. No system call is made, so this is what cursors and chunks cost, not
 //! what a connection does.
 
 mod lane;
 mod link;
+mod otherwise;
 mod rivals;
 
 use std::hint::black_box;
@@ -125,7 +127,7 @@ fn copy(group: &mut Group, size: usize) {
 fn trips(criterion: &mut Criterion) {
     let mut group = criterion.benchmark_group("round trip");
     for size in TRIP_SIZES {
-        trip(&mut group, "lane", size, lane::new);
+        trip(&mut group, "lane", size, lane::new::<{ lane::PIECE }>);
         trip(&mut group, "rtrb", size, rivals::rtrb);
         trip(&mut group, "ringbuf", size, rivals::ringbuf);
     }
@@ -136,7 +138,7 @@ fn streams(criterion: &mut Criterion) {
     let mut group = criterion.benchmark_group("stream");
     for size in STREAM_SIZES {
         group.throughput(Throughput::Bytes(size as u64));
-        stream(&mut group, "lane", size, lane::new);
+        stream(&mut group, "lane", size, lane::new::<{ lane::PIECE }>);
         stream(&mut group, "rtrb", size, rivals::rtrb);
         stream(&mut group, "ringbuf", size, rivals::ringbuf);
         copy(&mut group, size);
@@ -144,11 +146,43 @@ fn streams(criterion: &mut Criterion) {
     group.finish();
 }
 
+/// Pieces of other sizes.
+macro_rules! pieces {
+    ($measure:ident, $group:expr, $size:expr) => {
+        $measure($group, "pieces of 4 KiB", $size, lane::new::<4096>);
+        $measure($group, "pieces of 8 KiB", $size, lane::new::<8192>);
+        $measure($group, "pieces of 16 KiB", $size, lane::new::<16384>);
+    };
+}
+
+/// What the module does, and what it does not.
+fn otherwise(criterion: &mut Criterion) {
+    let mut group = criterion.benchmark_group("round trip, otherwise");
+    for size in [1, 48] {
+        trip(&mut group, "two lines", size, lane::new::<{ lane::PIECE }>);
+        trip(&mut group, "one line", size, otherwise::lines);
+    }
+    for size in [16 << 10, 64 << 10, 256 << 10] {
+        pieces!(trip, &mut group, size);
+        trip(&mut group, "one copy", size, otherwise::direct);
+    }
+    group.finish();
+    let mut group = criterion.benchmark_group("stream, otherwise");
+    for size in [16 << 10, 64 << 10, 256 << 10] {
+        group.throughput(Throughput::Bytes(size as u64));
+        pieces!(stream, &mut group, size);
+        stream(&mut group, "one copy", size, otherwise::direct);
+    }
+    group.finish();
+}
+
 fn main() {
     pin(0);
-    check(lane::new);
+    check(lane::new::<{ lane::PIECE }>);
     check(rivals::rtrb);
     check(rivals::ringbuf);
+    check(otherwise::lines);
+    check(otherwise::direct);
     let mut criterion = Criterion::default()
         .sample_size(20)
         .warm_up_time(Duration::from_millis(300))
@@ -156,5 +190,6 @@ fn main() {
         .configure_from_args();
     trips(&mut criterion);
     streams(&mut criterion);
+    otherwise(&mut criterion);
     criterion.final_summary();
 }
