@@ -101,17 +101,20 @@ fn sanitizer() -> Result<&'static str> {
 /// Returns where the programs are.
 fn build(dir: &Path) -> Result<PathBuf> {
     let flags = format!("{COVERAGE} {}", sanitizer()?);
+    let target = dir.join("target");
     let log = tempfile::NamedTempFile::new()?;
     let mut step = Step::start("building the fuzz targets");
     let mut build = cargo();
     build
         .current_dir(dir)
         .args(["build", "--release", "--locked", "--target", TARGET])
+        .arg("--target-dir")
+        .arg(&target)
         .env("RUSTC_BOOTSTRAP", "1")
         .env("RUSTFLAGS", flags.trim());
     sys::run_logged(&mut build, log.path(), &mut step)?;
     step.done("");
-    Ok(dir.join("target").join(TARGET).join("release"))
+    Ok(target.join(TARGET).join("release"))
 }
 
 fn run_one(dir: &Path, programs: &Path, target: &str, seconds: u32) -> Result<Tally> {
