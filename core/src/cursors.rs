@@ -20,6 +20,7 @@
 //! treated as never wrapping.
 
 use crate::primitive::{AtomicU64, Ordering};
+use crate::short::{SHORT, Short, Words};
 
 const TX_CLOSED: u64 = 1 << 0;
 const RX_CLOSED: u64 = 1 << 1;
@@ -31,11 +32,21 @@ const CONS_SHIFT: u32 = 1;
 #[repr(align(64))]
 struct Line(AtomicU64);
 
+/// The same, with a copy of what was published last, if that is short.
+#[repr(C, align(64))]
+struct Front {
+    word: AtomicU64,
+    short: Short,
+}
+
 /// `prod` and `cons` of one ring. All zeroes is the empty, open ring.
 pub struct Cursors {
-    prod: Line,
+    prod: Front,
     cons: Line,
 }
+
+#[cfg(not(loom))]
+const _: () = assert!(size_of::<Cursors>() == 128);
 
 /// What a load of the `prod` word says.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -77,7 +88,10 @@ impl Cursors {
     /// An empty, open ring.
     pub fn new() -> Self {
         Cursors {
-            prod: Line(AtomicU64::new(0)),
+            prod: Front {
+                word: AtomicU64::new(0),
+                short: Short::default(),
+            },
             cons: Line(AtomicU64::new(0)),
         }
     }
@@ -87,11 +101,38 @@ impl Cursors {
     /// The caller holds the lane's send lock, so that `prod` is what it left there. Release: the bytes are written before they
     /// are readable; pairs with the acquire in [`Cursors::prod`].
     pub fn publish(&self, prod: u64, len: u64) -> Result<(), Closed> {
+        if len <= SHORT as u64 {
+            self.prod.short.forget();
+        }
+        self.advance(prod, len)
+    }
+
+    /// Sender: the same for a short message, at most [`SHORT`] bytes; `word` gives each eight of them, the last with anything behind.
+    #[inline(always)]
+    pub fn publish_short(
+        &self,
+        prod: u64,
+        len: usize,
+        word: impl Fn(usize) -> u64,
+    ) -> Result<(), Closed> {
+        self.prod.short.put(prod, len, word);
+        self.advance(prod, len as u64)
+    }
+
+    /// Receiver, under its lock, who saw `len` bytes published from `cons` on by [`Cursors::prod`]: these, if they are one short message.
+    /// `None`: they are to be read from the ring.
+    #[inline(always)]
+    pub fn short(&self, cons: u64, len: u64) -> Option<Words> {
+        self.prod.short.get(cons, len)
+    }
+
+    #[inline(always)]
+    fn advance(&self, prod: u64, len: u64) -> Result<(), Closed> {
         let old = prod << PROD_SHIFT;
         let new = prod.wrapping_add(len) << PROD_SHIFT;
         match self
             .prod
-            .0
+            .word
             .compare_exchange(old, new, Ordering::AcqRel, Ordering::Acquire)
         {
             Ok(_) => Ok(()),
@@ -102,7 +143,7 @@ impl Cursors {
 
     /// Anyone: what has been published, and whether more can come. Acquire: pairs with [`Cursors::publish`].
     pub fn prod(&self) -> Prod {
-        Prod::unpack(self.prod.0.load(Ordering::Acquire))
+        Prod::unpack(self.prod.word.load(Ordering::Acquire))
     }
 
     /// Anyone: bytes consumed so far. Acquire: the receiver has finished reading them before the sender writes over them;
@@ -113,12 +154,12 @@ impl Cursors {
 
     /// Sender: nothing may be published from now on (FIN). Returns the final `prod`. Idempotent, any context.
     pub fn close_tx(&self) -> Prod {
-        Prod::unpack(self.prod.0.fetch_or(TX_CLOSED, Ordering::AcqRel))
+        Prod::unpack(self.prod.word.fetch_or(TX_CLOSED, Ordering::AcqRel))
     }
 
     /// Receiver: nobody will read any more. Returns the final `prod` and what of it was never read. Idempotent, any context.
     pub fn close_rx(&self) -> u64 {
-        let prod = Prod::unpack(self.prod.0.fetch_or(RX_CLOSED, Ordering::AcqRel)).bytes;
+        let prod = Prod::unpack(self.prod.word.fetch_or(RX_CLOSED, Ordering::AcqRel)).bytes;
         prod.saturating_sub(self.cons())
     }
 
@@ -205,7 +246,10 @@ mod tests {
         fn words(self) -> Cursors {
             let flags = u64::from(self.rx) << 1 | u64::from(self.tx);
             Cursors {
-                prod: Line(AtomicU64::new(self.prod << 2 | flags)),
+                prod: Front {
+                    word: AtomicU64::new(self.prod << 2 | flags),
+                    short: Short::default(),
+                },
                 cons: Line(AtomicU64::new(self.cons << 1 | u64::from(self.want))),
             }
         }
@@ -274,7 +318,10 @@ mod tests {
         {
             let (mut after, ring) = (plain, plain.words());
             after.step(&ring, op);
-            assert_eq!(ring.prod.0.into_inner(), after.words().prod.0.into_inner());
+            assert_eq!(
+                ring.prod.word.into_inner(),
+                after.words().prod.word.into_inner()
+            );
             assert_eq!(ring.cons.0.into_inner(), after.words().cons.0.into_inner());
             sequences(after, capacity, steps - 1, seen);
         }

@@ -7,6 +7,7 @@
 //! | module | answers |
 //! |---|---|
 //! | [`cursors`] | how many bytes may be written or read, who must be woken, is this direction closed |
+//! | [`short`] | what is the short message that was published last |
 //! | [`handoff`] | which bytes come next: those of TCP or those of the ring |
 //! | [`span`] | where in the ring's chunks does a run of bytes lie |
 //! | [`life`] | who is offered, joined and let go; who owns which reference, who may free what |
@@ -31,5 +32,6 @@ pub mod park;
 pub mod primitive;
 pub mod reason;
 pub mod registry;
+pub mod short;
 pub mod span;
 pub mod spin;

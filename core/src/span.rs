@@ -172,6 +172,26 @@ impl Supply {
     }
 }
 
+/// Bytes of a message that are published, or given back, at a time: the reader copies while the sender still writes.
+pub const PIECE: u64 = 8 << 10;
+
+/// From so many bytes on, those that are not copied yet are copied in pieces of twice the size.
+const LONG: u64 = 4 * PIECE;
+
+/// How many of the next `rest` bytes of a message belong together: few while little is left, so that the other side, which copies one piece later,
+/// is soon through with the last; more before that, for each costs its own publication (`make bench-ring FILTER=otherwise`). Of a ring of `capacity`
+/// bytes a large piece is a quarter at most, so that it may have room.
+#[inline(always)]
+pub const fn piece(rest: u64, capacity: u64) -> u64 {
+    if rest >= LONG && capacity >= 2 * LONG {
+        2 * PIECE
+    } else if rest > PIECE {
+        PIECE
+    } else {
+        rest
+    }
+}
+
 #[cfg(all(test, not(loom)))]
 mod tests {
     use super::*;
@@ -422,5 +442,23 @@ mod tests {
         assert_eq!(small.grown((1 << 16) + 1), Geometry::new(17, 14, 4096));
         assert_eq!(small.grown(1 << 18), Geometry::new(18, 14, 4096));
         assert_eq!(small.grown(u64::MAX), None);
+    }
+
+    /// Every message up to a few pieces: all of it, the last part never a large one, nor any part of a small ring.
+    #[test]
+    fn pieces_make_the_whole_and_end_small() {
+        for (capacity, large) in [(4 << 10, false), (32 << 10, false), (64 << 10, true)] {
+            for size in 1..20 * PIECE {
+                let (mut rest, mut last, mut most) = (size, 0, 0);
+                while rest > 0 {
+                    last = piece(rest, capacity);
+                    assert!(last > 0 && last <= rest);
+                    rest -= last;
+                    most = last.max(most);
+                }
+                assert!(last <= PIECE);
+                assert_eq!(most > PIECE, large && size >= LONG);
+            }
+        }
     }
 }

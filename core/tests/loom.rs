@@ -88,6 +88,44 @@ fn bytes_arrive_once_and_in_order_around_the_wrap() {
     });
 }
 
+/// A reader looks while the sender writes the next messages: it finds one message whole, or none, and never the next one's words.
+#[test]
+fn a_short_message_is_found_whole_or_not_at_all() {
+    const LEN: usize = 16;
+    loom::model(|| {
+        let cursors = Arc::new(Cursors::new());
+        let sender = thread::spawn({
+            let cursors = cursors.clone();
+            move || {
+                for number in 1..=2u64 {
+                    let prod = (number - 1) * LEN as u64;
+                    cursors.publish_short(prod, LEN, |_| number).unwrap();
+                }
+                cursors.publish(2 * LEN as u64, 1).unwrap();
+            }
+        });
+        let (mut cons, mut found) = (0, 0);
+        for _ in 0..2 {
+            let there = cursors.prod().bytes - cons;
+            if there == 0 {
+                continue;
+            }
+            if let Some(words) = cursors.short(cons, there) {
+                let number = cons / LEN as u64 + 1;
+                assert_eq!(there, LEN as u64);
+                assert_eq!((words[0], words[1]), (number, number));
+                found += 1;
+            }
+            cons += there;
+        }
+        sender.join().unwrap();
+        FOUND.fetch_max(found, std::sync::atomic::Ordering::Relaxed);
+    });
+    // In some order both are.
+    assert_eq!(FOUND.load(std::sync::atomic::Ordering::Relaxed), 2);
+    static FOUND: std::sync::atomic::AtomicU64 = std::sync::atomic::AtomicU64::new(0);
+}
+
 /// A sender that finds no room after asking will be told: no wake-up falls between the two.
 #[test]
 fn a_wish_for_space_is_not_lost() {

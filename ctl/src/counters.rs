@@ -9,7 +9,7 @@ const REFUSED: &str = "refused_";
 const LEFT_FOR: &str = "left_";
 
 /// Known counters in the order people want them, with their meaning.
-const WORDS: [(&str, &str); 13] = [
+const WORDS: [(&str, &str); 14] = [
     ("pairs_made", "connections spliced"),
     ("pairs_alive", "of these still open"),
     ("ring_bytes", "bytes through rings"),
@@ -21,6 +21,10 @@ const WORDS: [(&str, &str); 13] = [
     ("ring_leaves", "moves back to TCP"),
     ("ring_grows", "rings that grew"),
     ("lent_bytes", "bytes handed to pipes without a copy"),
+    (
+        "short_messages",
+        "messages of at most 48 bytes read from beside the cursor",
+    ),
     ("wakes_ahead", "ends woken before their answer"),
     ("drained", "sockets drained"),
 ];

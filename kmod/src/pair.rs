@@ -34,9 +34,6 @@ use tcp_splice_core::reason::Reason;
 use tcp_splice_core::span::Supply;
 use tcp_splice_core::spin::Spin;
 
-/// Bytes published, or given back, at a time: the reader copies while the sender still writes.
-pub(crate) const PIECE: u64 = 8192;
-
 /// A ring grows up to this many bytes; beyond it stands the largest `ring_kbytes`.
 const GROWN_MAX: u64 = 16 << 20;
 

@@ -3,19 +3,21 @@
 //!
 //! # Budget of a small recv() of bytes that are there
 //!
-//! Two atomics for the receive lock, one to give the bytes back. Shared cache lines: `prod` and the bytes are read, `cons` is
-//! written; the sender's lines are touched only when it asked for space. TCP's state is not looked at while the ring is in use and
+//! Two atomics for the receive lock, one to give the bytes back. Shared cache lines: `prod` and, of a message that is not in its line
+//! (`core::short`), the bytes are read, `cons` is written; the sender's lines are touched only when it asked for space. TCP's state is not looked at while the ring is in use and
 //! has bytes.
 
 use crate::delay::Point;
 use crate::ffi::{self, Call, Control, EAGAIN, EFAULT, EPIPE, ESTALE, Msg, Pipe, RxView, Sock, Wait};
-use crate::pair::{Guard, Kept, Lane, Link, PIECE, Rx};
-use crate::ring::{Copied, Ring};
+use crate::pair::{Guard, Kept, Lane, Link, Rx};
+use crate::ring::{self, Copied, Ring};
+use crate::stats::Counter;
 use core::ffi::{c_int, c_long, c_ulong};
 use core::hint::spin_loop;
 use core::ptr;
 use core::sync::atomic::Ordering;
 use tcp_splice_core::handoff::{Mark, Next, Seen, Snapshot, Source, TcpView, Use};
+use tcp_splice_core::span::{PIECE, piece};
 
 mod peek;
 mod pipe;
@@ -207,8 +209,17 @@ fn at_once(
         return None;
     }
     let ring = link.inbound().ring()?;
-    // SAFETY: receive lock held, these bytes are published and not given back, the message is the caller's.
-    if !unsafe { ring.drain_at_once(rx.cons, want as usize, msg) } {
+    let taken = match link.inbound().cursors.short(rx.cons, there) {
+        Some(words) => {
+            // SAFETY: the message is the caller's.
+            let taken = unsafe { ring::drain_words(&words, want as usize, msg) };
+            Counter::ShortMessages.add(taken.into());
+            taken
+        }
+        // SAFETY: receive lock held, these bytes are published and not given back, the message is the caller's.
+        None => unsafe { ring.drain_at_once(rx.cons, want as usize, msg) },
+    };
+    if !taken {
         return None;
     }
     give_back(link, ring, rx, want, there.wrapping_sub(want));
@@ -454,7 +465,7 @@ impl<'a> Recv<'a> {
             To::Msg(msg) => msg,
         };
         // SAFETY: receive lock held, these bytes are published and not given back, the message is the caller's.
-        match unsafe { ring.drain(pos, want.min(PIECE), to) } {
+        match unsafe { ring.drain(pos, piece(want, ring.capacity()), to) } {
             Copied::Bytes(got) => Ok(got),
             _ => Err(Stop::Result(-EFAULT)),
         }

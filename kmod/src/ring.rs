@@ -26,6 +26,7 @@ use core::ptr::{self, NonNull};
 use core::slice;
 use core::sync::atomic::{AtomicBool, AtomicPtr, Ordering};
 use tcp_splice_core::cursors::Cursors;
+use tcp_splice_core::short::{SHORT, Words};
 use tcp_splice_core::span::{Geometry, HEAD, Span, Supply};
 
 /// Chunks are at most 16 KiB: order 2, which the page allocator hands out without compaction.
@@ -200,6 +201,58 @@ unsafe fn release(chunk: *mut u8, bytes: usize) {
     // SAFETY: by the caller.
     unsafe { ffi::ts_chunk_free(chunk, bytes) };
     Counter::RingMemoryGone.add(bytes as u64);
+}
+
+/// Bytes of as many as eight-byte words.
+#[inline(always)]
+fn in_words(bytes: u64) -> u64 {
+    bytes.wrapping_add(7) & !7
+}
+
+/// Bytes of a message that were written to a chunk and are not yet published.
+#[derive(Clone, Copy)]
+pub(crate) struct Filled {
+    at: NonNull<u8>,
+    len: usize,
+    /// Of the chunk, from `at` on; no more than whole words need.
+    there: usize,
+}
+
+impl Filled {
+    /// Are they a short message whose last word is the chunk's, too?
+    #[inline(always)]
+    pub(crate) fn is_short(&self) -> bool {
+        self.len <= SHORT && self.there as u64 == in_words(self.len as u64)
+    }
+
+    /// Eight bytes of a short message; behind its last one, whatever the chunk had there.
+    ///
+    /// # Safety
+    ///
+    /// The send lock has been held since they were written, the message is short, and `index` one of its words.
+    #[inline(always)]
+    pub(crate) unsafe fn word(&self, index: usize) -> u64 {
+        // SAFETY: by the caller, within the chunk; behind `prod` it is the sender's, who does not write now.
+        unsafe { self.at.cast::<u64>().add(index).read_unaligned() }
+    }
+}
+
+/// Receiver: copies the first `len` bytes of `words` to `msg`, all of them. Where the user's memory is not accessible, `false`, and nothing was done.
+/// Sleeps.
+///
+/// # Safety
+///
+/// `msg` is a live message.
+#[inline(always)]
+pub(crate) unsafe fn drain_words(words: &Words, len: usize, msg: *mut Msg) -> bool {
+    if len > size_of::<Words>() {
+        return false;
+    }
+    // SAFETY: by the caller; so many bytes are there.
+    unsafe {
+        let got = ffi::ts_copy_to_iter(words.as_ptr().cast(), len, msg);
+        matches!(Copied::whole(got, len, msg), Copied::Bytes(_))
+    }
 }
 
 impl Copied {
@@ -482,35 +535,30 @@ impl Ring {
         unsafe { release(memory, self.geometry.chunk_bytes()) };
     }
 
-    /// Sender: copies all `len` bytes of `msg` to position `tx.prod`, if they fit what is there of a chunk. Otherwise, or where the user's
-    /// memory is not accessible, `false`, and nothing was done; `fill` meets the fault once more. Sleeps.
+    /// Sender: copies all `len` bytes of `msg` to position `tx.prod`, if they fit what is there of a chunk, and returns where they are. Otherwise,
+    /// or where the user's memory is not accessible, `None`, and nothing was done; `fill` meets the fault once more. Sleeps.
     ///
     /// # Safety
     ///
     /// As for `fill`.
     #[inline(always)]
-    pub(crate) unsafe fn fill_at_once(&self, tx: &Tx, len: usize, msg: *mut Msg) -> bool {
+    pub(crate) unsafe fn fill_at_once(&self, tx: &Tx, len: usize, msg: *mut Msg) -> Option<Filled> {
         let Span {
             chunk,
             offset,
             len: there,
-        } = self.geometry.span(tx.prod, len as u64);
+        } = self.geometry.span(tx.prod, in_words(len as u64));
         if there < len || !(chunk == HEAD || tx.supply.reaches(chunk)) {
-            return false;
+            return None;
         }
-        let memory = self.slot(chunk).load(Ordering::Relaxed);
-        if memory.is_null() {
-            return false;
-        }
+        let memory = NonNull::new(self.slot(chunk).load(Ordering::Relaxed))?;
         // SAFETY: the span lies within the chunk; readers do not look at free positions.
-        let copied = unsafe {
-            Copied::whole(
-                ffi::ts_copy_from_iter(memory.add(offset), len, msg),
-                len,
-                msg,
-            )
+        let (at, copied) = unsafe {
+            let at = memory.add(offset);
+            let got = ffi::ts_copy_from_iter(at.as_ptr(), len, msg);
+            (at, Copied::whole(got, len, msg))
         };
-        matches!(copied, Copied::Bytes(_))
+        matches!(copied, Copied::Bytes(_)).then_some(Filled { at, len, there })
     }
 
     /// Copies at most `want` bytes of `msg` to position `tx.prod`, up to the chunk's end. Sleeps.

@@ -3,15 +3,15 @@
 //!
 //! # Budget of a small send() into a ring that nobody sleeps on
 //!
-//! Two atomics for the send lock, one to publish. Shared cache lines: `prod` is written; the lane's third line and the other end's
+//! Two atomics for the send lock, one to publish. Shared cache lines: `prod` is written, and a short message beside it; the lane's third line and the other end's
 //! slot, socket and wait queue are read and seldom change; `cons` is read only when the remembered one leaves no room. No call
 //! through a pointer of ours. Nothing is allocated once the chunk exists.
 
 use crate::delay::Point;
 use crate::ffi::{self, Call, EAGAIN, EFAULT, EPIPE, Msg, Sock, Wait};
-use crate::pair::{Guard, Kept, Lane, Link, PIECE, Side, Tx};
+use crate::pair::{Guard, Kept, Lane, Link, Side, Tx};
 use crate::recv::OWNER_SPIN_US;
-use crate::ring::{Copied, Ring};
+use crate::ring::{Copied, Filled, Ring};
 use crate::stats::Counter;
 use core::ffi::{c_int, c_long, c_uint, c_ulong};
 use core::hint::spin_loop;
@@ -20,6 +20,7 @@ use tcp_splice_core::cursors::{self, Closed};
 use tcp_splice_core::handoff;
 use tcp_splice_core::lag::Lag;
 use tcp_splice_core::reason::Reason;
+use tcp_splice_core::span::{PIECE, piece};
 
 /// What the sender's own socket looks like.
 struct View {
@@ -173,10 +174,10 @@ fn at_once(link: Link<'_>, sk: *const Sock, msg: *mut Msg, size: usize, tx: &mut
         return false;
     }
     // SAFETY: send lock held, so many bytes from `prod` on are free, the message is the caller's.
-    if !unsafe { ring.fill_at_once(tx, size, msg) } {
+    let Some(filled) = (unsafe { ring.fill_at_once(tx, size, msg) }) else {
         return false;
-    }
-    if publish(link, tx, size).is_ok() {
+    };
+    if publish(link, tx, size, Some(filled)).is_ok() {
         return true;
     }
     // SAFETY: these bytes were just taken from it.
@@ -194,13 +195,25 @@ fn free(lane: &Lane, tx: &mut Tx, ring: &Ring, want: u64) -> u64 {
     free(tx)
 }
 
-/// Makes bytes readable that were written to position `tx.prod`, and wakes who waits for them.
+/// Makes bytes readable that were written to position `tx.prod`, and wakes who waits for them. `filled`: they are all of a message, and there.
 #[inline(always)]
-fn publish(link: Link<'_>, tx: &mut Tx, bytes: usize) -> Result<(), Closed> {
+fn publish(
+    link: Link<'_>,
+    tx: &mut Tx,
+    bytes: usize,
+    filled: Option<Filled>,
+) -> Result<(), Closed> {
     let lane = link.outbound();
     // Counted before it can be read, so that whoever has read a byte finds it counted.
     Counter::RingBytes.add(bytes as u64);
-    if let Err(closed) = lane.cursors.publish(tx.prod, bytes as u64) {
+    let published = match filled {
+        // SAFETY: the send lock is held; `word` is asked for words of a short message.
+        Some(filled) if filled.is_short() => lane
+            .cursors
+            .publish_short(tx.prod, bytes, |index| unsafe { filled.word(index) }),
+        _ => lane.cursors.publish(tx.prod, bytes as u64),
+    };
+    if let Err(closed) = published {
         Counter::RingBytes.add((bytes as u64).wrapping_neg());
         return Err(closed);
     }
@@ -458,7 +471,7 @@ impl<'a> Send<'a> {
 
     /// Free bytes that this step may fill.
     fn room(&self, tx: &mut Tx, ring: &Ring) -> u64 {
-        let want = (self.rest() as u64).min(PIECE);
+        let want = piece(self.rest() as u64, ring.capacity());
         free(self.lane, tx, ring, want).min(want)
     }
 
@@ -475,7 +488,7 @@ impl<'a> Send<'a> {
                 return Step::Tcp;
             }
         };
-        if let Err(closed) = publish(self.link, tx, bytes) {
+        if let Err(closed) = publish(self.link, tx, bytes, None) {
             // SAFETY: these bytes were just taken from it.
             unsafe { ffi::ts_iov_iter_revert(self.msg, bytes) };
             return match closed {
@@ -742,7 +755,7 @@ impl<'a> Send<'a> {
     }
 
     /// The other end is copying out of the ring at this moment: see `spin_while_sending` in recv.rs. `true` if there is room for a
-    /// piece.
+    /// small piece.
     fn spin_while_receiving(&self) -> bool {
         let Some(ring) = self.lane.ring() else {
             return false;

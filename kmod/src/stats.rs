@@ -20,6 +20,7 @@ pub(crate) enum Counter {
     RingBytes,
     TcpBytes,
     LentBytes,
+    ShortMessages,
     WakesAhead,
     RingMemory,
     RingMemoryGone,
@@ -103,6 +104,7 @@ extern "C" fn tcp_splice_show(seq: *mut SeqFile) {
     line(seq, "ring_bytes", Counter::RingBytes.sum());
     line(seq, "tcp_bytes", Counter::TcpBytes.sum());
     line(seq, "lent_bytes", Counter::LentBytes.sum());
+    line(seq, "short_messages", Counter::ShortMessages.sum());
     line(seq, "wakes_ahead", Counter::WakesAhead.sum());
     line(
         seq,

@@ -7,15 +7,14 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 
 use tcp_splice_core::cursors::Cursors;
-use tcp_splice_core::span::{Geometry, Supply};
+use tcp_splice_core::short::{SHORT, Words};
+use tcp_splice_core::span::{Geometry, Supply, piece};
 
 use crate::link::{Receive, Send, Wait};
 
 /// 64 KiB in chunks of 16 KiB, as the module has them.
 const CAPACITY_LOG2: u32 = 16;
 const CHUNK_LOG2: u32 = 14;
-/// Bytes that are published, and given back, at once: as the module has them.
-pub const PIECE: u64 = 8192;
 
 /// The bytes of all chunks.
 struct Memory(Box<[UnsafeCell<u8>]>);
@@ -60,8 +59,16 @@ impl Lane {
     }
 }
 
-/// The sending side, in pieces of as many bytes.
-pub struct Sender<const PIECE: u64> {
+/// Bytes that are published, or given back, at a time: so many, or for 0 as many as the module would.
+fn at_a_time<const PIECE: u64>(rest: u64) -> u64 {
+    match PIECE {
+        0 => piece(rest, 1 << CAPACITY_LOG2),
+        fixed => rest.min(fixed),
+    }
+}
+
+/// The sending side, in pieces of as many bytes; messages up to `COPIED` stand beside `prod` too.
+pub struct Sender<const PIECE: u64, const COPIED: usize> {
     lane: Arc<Lane>,
     prod: u64,
     /// As last seen.
@@ -72,15 +79,21 @@ pub struct Sender<const PIECE: u64> {
 }
 
 /// The receiving side.
-pub struct Receiver<const PIECE: u64> {
+pub struct Receiver<const PIECE: u64, const COPIED: usize> {
     lane: Arc<Lane>,
     /// As last seen.
     prod: u64,
     cons: u64,
 }
 
+/// A lane as the module has it.
+pub fn shipped() -> (Sender<0, SHORT>, Receiver<0, SHORT>) {
+    new()
+}
+
 /// A new lane.
-pub fn new<const PIECE: u64>() -> (Sender<PIECE>, Receiver<PIECE>) {
+pub fn new<const PIECE: u64, const COPIED: usize>()
+-> (Sender<PIECE, COPIED>, Receiver<PIECE, COPIED>) {
     // Without a head: what is measured is far behind it.
     let geometry = Geometry::new(CAPACITY_LOG2, CHUNK_LOG2, 0).expect("smaller than 2^40");
     let lane = Arc::new(Lane {
@@ -104,7 +117,25 @@ pub fn new<const PIECE: u64>() -> (Sender<PIECE>, Receiver<PIECE>) {
     (sender, receiver)
 }
 
-impl<const PIECE: u64> Sender<PIECE> {
+/// Eight bytes of a short message, zeroes behind the last.
+fn word(message: &[u8], index: usize) -> u64 {
+    let rest = &message[8 * index..];
+    let mut word = [0; 8];
+    match rest.first_chunk() {
+        Some(whole) => word = *whole,
+        None => word[..rest.len()].copy_from_slice(rest),
+    }
+    u64::from_ne_bytes(word)
+}
+
+/// The first bytes of a short message.
+fn put(place: &mut [u8], words: &Words) {
+    for (bytes, word) in place.chunks_mut(8).zip(words) {
+        bytes.copy_from_slice(&word.to_ne_bytes()[..bytes.len()]);
+    }
+}
+
+impl<const PIECE: u64, const COPIED: usize> Sender<PIECE, COPIED> {
     /// Where the chunk's memory begins; the oldest chunk's that the receiver is through with, where there is one.
     fn memory(&mut self, chunk: u64) -> usize {
         let slot = self.lane.slot(chunk);
@@ -135,15 +166,21 @@ impl<const PIECE: u64> Sender<PIECE> {
     }
 }
 
-impl<const PIECE: u64> Send for Sender<PIECE> {
+impl<const PIECE: u64, const COPIED: usize> Send for Sender<PIECE, COPIED> {
     fn send(&mut self, mut message: &[u8]) {
         while !message.is_empty() {
-            let want = self.room().min(PIECE).min(message.len() as u64);
+            let want = self.room().min(at_a_time::<PIECE>(message.len() as u64));
             let span = self.lane.geometry.span(self.prod, want);
             let start = self.memory(span.chunk) + span.offset;
             let (piece, rest) = message.split_at(span.len);
             self.lane.memory.write(start, piece);
-            let published = self.lane.cursors.publish(self.prod, span.len as u64);
+            let published = if span.len <= COPIED {
+                self.lane
+                    .cursors
+                    .publish_short(self.prod, span.len, |index| word(piece, index))
+            } else {
+                self.lane.cursors.publish(self.prod, span.len as u64)
+            };
             published.expect("nobody closes it");
             self.prod += span.len as u64;
             message = rest;
@@ -151,7 +188,7 @@ impl<const PIECE: u64> Send for Sender<PIECE> {
     }
 }
 
-impl<const PIECE: u64> Receiver<PIECE> {
+impl<const PIECE: u64, const COPIED: usize> Receiver<PIECE, COPIED> {
     fn there(&mut self) -> u64 {
         let mut wait = Wait::default();
         while self.prod == self.cons {
@@ -162,14 +199,18 @@ impl<const PIECE: u64> Receiver<PIECE> {
     }
 }
 
-impl<const PIECE: u64> Receive for Receiver<PIECE> {
+impl<const PIECE: u64, const COPIED: usize> Receive for Receiver<PIECE, COPIED> {
     fn receive(&mut self, mut buffer: &mut [u8]) {
         while !buffer.is_empty() {
-            let want = self.there().min(PIECE).min(buffer.len() as u64);
+            let there = self.there();
+            let want = at_a_time::<PIECE>(there.min(buffer.len() as u64));
             let span = self.lane.geometry.span(self.cons, want);
             let start = self.lane.slot(span.chunk).load(Ordering::Relaxed) + span.offset;
             let (piece, rest) = buffer.split_at_mut(span.len);
-            self.lane.memory.read(start, piece);
+            match self.lane.cursors.short(self.cons, there) {
+                Some(words) => put(piece, &words),
+                None => self.lane.memory.read(start, piece),
+            }
             self.lane.cursors.consume(self.cons, span.len as u64);
             self.cons += span.len as u64;
             buffer = rest;

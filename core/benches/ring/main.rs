@@ -19,6 +19,7 @@ use core_affinity::CoreId;
 use criterion::measurement::WallTime;
 use criterion::{BenchmarkGroup, BenchmarkId, Criterion, Throughput};
 use link::{Receive, Send};
+use tcp_splice_core::short::SHORT;
 
 const TRIP_SIZES: [usize; 5] = [1, 64, 1 << 10, 16 << 10, 64 << 10];
 const STREAM_SIZES: [usize; 6] = [64, 1 << 10, 4 << 10, 16 << 10, 64 << 10, 256 << 10];
@@ -127,7 +128,7 @@ fn copy(group: &mut Group, size: usize) {
 fn trips(criterion: &mut Criterion) {
     let mut group = criterion.benchmark_group("round trip");
     for size in TRIP_SIZES {
-        trip(&mut group, "lane", size, lane::new::<{ lane::PIECE }>);
+        trip(&mut group, "lane", size, lane::shipped);
         trip(&mut group, "rtrb", size, rivals::rtrb);
         trip(&mut group, "ringbuf", size, rivals::ringbuf);
     }
@@ -138,7 +139,7 @@ fn streams(criterion: &mut Criterion) {
     let mut group = criterion.benchmark_group("stream");
     for size in STREAM_SIZES {
         group.throughput(Throughput::Bytes(size as u64));
-        stream(&mut group, "lane", size, lane::new::<{ lane::PIECE }>);
+        stream(&mut group, "lane", size, lane::shipped);
         stream(&mut group, "rtrb", size, rivals::rtrb);
         stream(&mut group, "ringbuf", size, rivals::ringbuf);
         copy(&mut group, size);
@@ -149,9 +150,10 @@ fn streams(criterion: &mut Criterion) {
 /// Pieces of other sizes.
 macro_rules! pieces {
     ($measure:ident, $group:expr, $size:expr) => {
-        $measure($group, "pieces of 4 KiB", $size, lane::new::<4096>);
-        $measure($group, "pieces of 8 KiB", $size, lane::new::<8192>);
-        $measure($group, "pieces of 16 KiB", $size, lane::new::<16384>);
+        $measure($group, "pieces of 4 KiB", $size, lane::new::<4096, SHORT>);
+        $measure($group, "pieces of 8 KiB", $size, lane::new::<8192, SHORT>);
+        $measure($group, "lane", $size, lane::shipped);
+        $measure($group, "pieces of 16 KiB", $size, lane::new::<16384, SHORT>);
     };
 }
 
@@ -159,7 +161,8 @@ macro_rules! pieces {
 fn otherwise(criterion: &mut Criterion) {
     let mut group = criterion.benchmark_group("round trip, otherwise");
     for size in [1, 48] {
-        trip(&mut group, "two lines", size, lane::new::<{ lane::PIECE }>);
+        trip(&mut group, "in the ring only", size, lane::new::<0, 0>);
+        trip(&mut group, "lane", size, lane::shipped);
         trip(&mut group, "one line", size, otherwise::lines);
     }
     for size in [16 << 10, 64 << 10, 256 << 10] {
@@ -178,7 +181,8 @@ fn otherwise(criterion: &mut Criterion) {
 
 fn main() {
     pin(0);
-    check(lane::new::<{ lane::PIECE }>);
+    check(lane::shipped);
+    check(lane::new::<16384, 0>);
     check(rivals::rtrb);
     check(rivals::ringbuf);
     check(otherwise::lines);

@@ -27,6 +27,7 @@ pub const ALL: &[Scenario] = &[
     Scenario::each("nothing_wanted", nothing_wanted),
     Scenario::each("bad_pointers_lose_nothing", bad_pointers_lose_nothing),
     Scenario::each("no_error_queue", no_error_queue),
+    Scenario::each("short_messages", short_messages),
 ];
 
 const PATTERN: Pattern = Pattern::new(25);
@@ -261,4 +262,72 @@ fn no_error_queue(env: &Env) -> Result<Claim> {
     }
     PATTERN.read(&server, 0, 100)?;
     Ok(Claim::ring(100))
+}
+
+/// Messages that a receiver finds beside the cursor (`core/src/short.rs`) and some that are too long, of every length: alone, in two halves, two at once,
+/// looked at before. And messages that end in every place around the end of a chunk.
+fn short_messages(env: &Env) -> Result<Claim> {
+    const MESSAGES: usize = 3000;
+    /// Bytes that are copied at most; and a chunk's (`CHUNK_LOG2` in kmod/src/ring.rs).
+    const SHORT: usize = 48;
+    const CHUNK: usize = 16 << 10;
+    let Conn { client, server } = env.conn()?;
+    let before = env.counters()?;
+    let (mut sent, mut least) = (0, 0);
+    for number in 0..MESSAGES {
+        // 7 has no factor in common with 60: each length meets each way of reading.
+        let length = 1 + 7 * (number / 5) % 60;
+        let at = sent as u64;
+        PATTERN.write(&client, at, length)?;
+        sent += length;
+        // Its first or only part is read from beside the cursor; but not where its last word is in two chunks.
+        let is_copied = length <= SHORT;
+        match number % 5 {
+            0 if length > 1 => {
+                PATTERN.read(&server, at, length / 2)?;
+                PATTERN.read(&server, at + length as u64 / 2, length - length / 2)?;
+                least += u64::from(is_copied);
+            }
+            1 => {
+                PATTERN.write(&client, sent as u64, 5)?;
+                PATTERN.read(&server, at, length + 5)?;
+                sent += 5;
+            }
+            2 => {
+                let mut looked = vec![0; length];
+                let got = server.peek(&mut looked)?;
+                ensure!(
+                    looked[..got] == PATTERN.bytes(at, length)[..got],
+                    "wrong bytes in a peek"
+                );
+                PATTERN.read(&server, at, length)?;
+                least += u64::from(is_copied);
+            }
+            _ => {
+                PATTERN.read(&server, at, length)?;
+                least += u64::from(is_copied);
+            }
+        }
+    }
+    // The stream's positions are the ring's but for the few bytes of the warm-up.
+    for room in 1..60 {
+        for less in [0, 1, 3, 6] {
+            let length = usize::clamp(room - room.min(less), 1, SHORT);
+            let on = 2 * CHUNK - sent % CHUNK - room;
+            for length in [on, length] {
+                PATTERN.write(&client, sent as u64, length)?;
+                PATTERN.read(&server, sent as u64, length)?;
+                sent += length;
+            }
+        }
+    }
+    if env.spliced() {
+        let found = env.since(&before)?.get("short_messages")?;
+        least = least * 97 / 100;
+        ensure!(
+            found >= least,
+            "{found} short messages were read from beside the cursor, not {least} at least"
+        );
+    }
+    Ok(Claim::ring(sent))
 }
