@@ -35,7 +35,7 @@ struct Cli {
 enum Command {
     /// Check the data, measure, and write results.json, report.txt and chart.svg
     Run(run::Options),
-    /// Measure messages by size and number of pairs beside AF_UNIX and pipes, and real programs; writes suite.json, suite.txt and suite.svg
+    /// Measure messages by size and number of pairs beside AF_UNIX and pipes, and real programs; writes suite.json, suite.txt, suite.md and suite.svg
     Suite(suite::Options),
     /// Print what copying costs on this machine, by the ways that the module chooses from
     Copies,

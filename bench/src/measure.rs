@@ -145,14 +145,20 @@ const FIRST_REQUESTS_MANY: f64 = 12_000.0;
 pub const GET_BYTES: f64 = 30.0;
 
 fn redis(stage: &Stage, clients: u32, amount: Amount) -> Result<(f64, f64)> {
-    let (requests, text) = redis_benchmark(stage, clients, amount)?;
+    let to = ["-h", &stage.host, "-p", REDIS_PORT];
+    let (requests, text) = redis_benchmark(stage, &to, clients, amount)?;
     let rate = redis_column(&text, REDIS_RATE);
     let rate = rate.with_context(|| format!("failed to understand redis-benchmark: {text:?}"))?;
     Ok((rate, GET_BYTES * requests))
 }
 
-/// Runs redis-benchmark; returns how many requests it made, and what it said.
-pub fn redis_benchmark(stage: &Stage, clients: u32, amount: Amount) -> Result<(f64, String)> {
+/// Runs redis-benchmark against the server that `to` names; returns how many requests it made, and what it said.
+pub fn redis_benchmark(
+    stage: &Stage,
+    to: &[&str],
+    clients: u32,
+    amount: Amount,
+) -> Result<(f64, String)> {
     let first = if clients > 1 {
         FIRST_REQUESTS_MANY
     } else {
@@ -160,9 +166,8 @@ pub fn redis_benchmark(stage: &Stage, clients: u32, amount: Amount) -> Result<(f
     };
     let requests = amount.count(first).max(500.0).round();
     let (clients, count) = (clients.to_string(), requests.to_string());
-    let to = ["-h", &stage.host, "-p", REDIS_PORT];
     let load = ["-t", "get", "-c", &clients, "-n", &count, "--csv"];
-    let argv = [&["taskset", "-c", "1", "redis-benchmark"][..], &to, &load].concat();
+    let argv = [&["taskset", "-c", "1", "redis-benchmark"][..], to, &load].concat();
     Ok((requests, stage.client(&argv)?))
 }
 

@@ -2,6 +2,8 @@
 //! Where a measurement runs, and the servers that wait there.
 
 use std::fmt;
+use std::os::unix::net::UnixStream;
+use std::path::Path;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, ensure};
@@ -79,16 +81,17 @@ impl Stage {
         let mut stage = Self::new(place, names);
         let netserver = ["netserver", "-D", "-4", "-p", NETPERF_PORT];
         stage.serve("0", NETPERF_PORT, &netserver)?;
-        stage.serve_redis()?;
+        stage.serve_redis(&[])?;
         Ok(stage)
     }
 
-    /// Starts redis on CPU 0.
-    pub fn serve_redis(&mut self) -> Result<()> {
+    /// Starts redis on CPU 0, with more options.
+    pub fn serve_redis(&mut self, more: &[&str]) -> Result<()> {
         let store = ["--save", "", "--appendonly", "no", "--protected-mode", "no"];
         let redis = [
             &["redis-server", "--port", REDIS_PORT, "--bind", "*"][..],
             &store,
+            more,
         ]
         .concat();
         self.serve("0", REDIS_PORT, &redis)
@@ -109,6 +112,23 @@ impl Stage {
         self.wait_for(port)
             .with_context(|| format!("failed to start {}", argv[0]))?;
         Ok(server)
+    }
+
+    /// Starts a server on one CPU that listens at a file alone, and waits until it does; it ends with the stage.
+    pub fn serve_at(&mut self, cpu: &str, file: &Path, argv: &[&str]) -> Result<()> {
+        let pinned = [&["taskset", "-c", cpu], argv].concat();
+        self.servers.push(Daemon::start(&pinned)?);
+        let deadline = Instant::now() + Duration::from_secs(30);
+        while UnixStream::connect(file).is_err() {
+            let name = file.display();
+            ensure!(
+                Instant::now() < deadline,
+                "failed to start {}: nobody listens at {name}",
+                argv[0]
+            );
+            std::thread::sleep(Duration::from_millis(10));
+        }
+        Ok(())
     }
 
     fn wait_for(&self, port: &str) -> Result<()> {

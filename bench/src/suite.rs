@@ -58,19 +58,19 @@ suite.json:
     times         null, or microseconds of an operation: p50, p99, p999 (null of fewer than 1000, and where a program does not tell)
     counters      what the module's counters did, those that moved
 
-tcp-splice-bench report SUITE.JSON draws text and chart once more.";
+suite.txt and suite.md have the tables of it, suite.svg the chart; tcp-splice-bench report SUITE.JSON draws them once more.";
 
 /// How the suite is to go.
 #[derive(Debug, Args)]
 #[command(after_help = RESULTS)]
 pub struct Options {
-    /// Directory for suite.json, suite.txt and suite.svg
+    /// Directory for suite.json, suite.txt, suite.md and suite.svg
     #[arg(long, default_value = "tcp-splice-bench")]
     out: PathBuf,
     /// How many times each cell is measured in each way
     #[arg(long, default_value_t = 5, value_parser = clap::value_parser!(u32).range(1..=1000))]
     rounds: u32,
-    /// Seconds of a measurement by this program's own clients; those by others take about one
+    /// Seconds of a measurement by this program's own clients (up to five where there would be fewer than 1000 round trips); those by others take about one
     #[arg(long, default_value_t = 0.2)]
     seconds: f64,
     /// Only what has this in "PLACE: CELL", as "loopback", "stream 64 B", "16 KiB, 8 pairs", "nginx"; may be given several times
@@ -146,8 +146,8 @@ pub fn run(options: &Options) -> Result<()> {
     }
     let mut switch = Switch::new(usage.path())?;
     let stages = stages(&wanted, &names, &files)?;
-    let checks = check_all(&stages, &mut switch)?;
     let others = Counters::read()?.get("pairs_alive")? > 0;
+    let checks = check_all(&stages, &wanted, &files, &mut switch, others)?;
     let mut runner = Runner {
         options,
         stop,
@@ -230,7 +230,13 @@ fn stages(wanted: &[(Place, Cell)], names: &Names, files: &Files) -> Result<Vec<
 }
 
 /// Nothing is measured where the data is wrong.
-fn check_all(stages: &[Stage], switch: &mut Switch) -> Result<Vec<String>> {
+fn check_all(
+    stages: &[Stage],
+    wanted: &[(Place, Cell)],
+    files: &Files,
+    switch: &mut Switch,
+    others: bool,
+) -> Result<Vec<String>> {
     let mut lines = Vec::new();
     for way in Way::ALL.into_iter().filter(|way| way.is_tcp()) {
         switch.enter(way, None)?;
@@ -238,6 +244,22 @@ fn check_all(stages: &[Stage], switch: &mut Switch) -> Result<Vec<String>> {
             let line = crate::check::check_way(stage, way.name(), way.is_spliced())?;
             eprintln!("check: {line}");
             lines.push(line);
+        }
+    }
+    for stage in stages {
+        let is_wanted = |program: &Program| {
+            let cells = wanted.iter().filter(|(place, _)| *place == stage.place);
+            let mut of = cells.filter_map(|(_, cell)| match cell {
+                Cell::Program { program, .. } => Some(program.server()),
+                _ => None,
+            });
+            of.any(|server| server == *program)
+        };
+        for program in Program::ALL.into_iter().filter(is_wanted) {
+            if let Some(line) = programs::check(program, stage, files, switch, others)? {
+                eprintln!("check: {line}");
+                lines.push(line);
+            }
         }
     }
     Ok(lines)
@@ -343,6 +365,7 @@ impl Runner<'_> {
         let asked = Asked {
             stage,
             files: self.files,
+            way,
             clients,
             known: known.map(|known| known.median),
             length,

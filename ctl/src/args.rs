@@ -67,7 +67,7 @@ Only connections of the benchmark's own are offered while it runs. It does not r
 meanwhile stay plain TCP. Programs that are not installed are left out, and named.
 
 Examples:
-  # everything, into the directory tcp-splice-bench: suite.txt, suite.svg, suite.json
+  # everything, into the directory tcp-splice-bench: suite.txt, suite.md, suite.svg, suite.json
   tcp-splice-ctl bench
 
   # does it work here? one short round of everything

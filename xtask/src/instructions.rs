@@ -43,7 +43,7 @@ const BENCH: [&str; 9] = [
 const PROFILE: [&str; 3] = ["--symbols", "--rounds", "1"];
 
 /// What every change is likely to move, once: for CI, which has no time for the rest.
-const QUICK: [&str; 13] = [
+const QUICK: [&str; 17] = [
     "--without-pipes",
     "--rounds",
     "1",
@@ -53,6 +53,10 @@ const QUICK: [&str; 13] = [
     "round trip, 64 B",
     "--only",
     "round trip, 16 KiB",
+    "--only",
+    "round trip, 64 KiB",
+    "--only",
+    "connection, 64 B",
     "--only",
     "poll and recv",
     "--only",

@@ -104,6 +104,14 @@ impl Program {
         }
     }
 
+    /// Can its clients reach its server over `AF_UNIX`? wrk cannot; of a proxy it would be another measurement.
+    pub fn talks_unix(self) -> bool {
+        match self {
+            Self::Redis | Self::Postgres | Self::Memcached | Self::EpollEcho => true,
+            Self::Nginx | Self::NginxProxy | Self::SpliceProxy => false,
+        }
+    }
+
     fn wanted(self, clients: usize, polled: bool) -> Option<f64> {
         let (spliced, with_polling) = match (self, clients) {
             (Self::Redis, 1) => (1.9, 6.0),
@@ -140,7 +148,7 @@ impl Cell {
     /// How it can be done at a place.
     pub fn ways(self, place: Place) -> Vec<Way> {
         match self {
-            Self::Program { .. } => Way::of_programs(),
+            Self::Program { program, .. } => Way::of_programs(place, program.talks_unix()),
             _ => Way::of_messages(place),
         }
     }

@@ -2,6 +2,7 @@
 //! The client of one link, a process of its own: it tries the link out, waits for the word, works for so long, and reports.
 
 use std::io::{BufRead, BufReader, Read, Write};
+use std::net::Shutdown;
 use std::os::unix::net::UnixStream;
 use std::time::{Duration, Instant};
 
@@ -100,7 +101,7 @@ impl Client {
         heard.context("failed to hear that a client is ready")
     }
 
-    /// Lets it work for so long.
+    /// Lets it work for so long; with round trips, as often as wanted.
     pub fn go(&mut self, length: Duration) -> Result<()> {
         let word = u64::try_from(length.as_nanos())?.to_le_bytes();
         let said = self.word.get_mut().write_all(&word);
@@ -116,8 +117,10 @@ impl Client {
         serde_json::from_str(&line).context("failed to understand a client")
     }
 
-    /// Waits for its end.
+    /// Lets it end, and waits for that.
     pub fn join(self) -> Result<()> {
+        let told = self.word.get_ref().shutdown(Shutdown::Write);
+        told.context("failed to stop a client")?;
         self.process.join()
     }
 }
@@ -129,21 +132,33 @@ fn work(job: &Job, mut end: End, mut word: UnixStream) -> Result<()> {
         Job::Stream(size) => stream_checked(&mut end, *size)?,
     }
     word.write_all(&[1]).context("failed to say hello")?;
-    let mut length = [0; 8];
-    word.read_exact(&mut length)
-        .context("failed to hear the word")?;
-    let length = Duration::from_nanos(u64::from_le_bytes(length));
-    let report = match job {
-        Job::RoundTrips { request, response } => trips(&mut end, request, response, length)?,
-        Job::Stream(size) => stream(&mut end, *size, length)?,
-    };
-    let text = serde_json::to_string(&report)? + "\n";
-    word.write_all(text.as_bytes())
-        .context("failed to report")?;
+    while let Some(length) = heard(&mut word)? {
+        let report = match job {
+            Job::RoundTrips { request, response } => trips(&mut end, request, response, length)?,
+            Job::Stream(size) => stream(&mut end, *size, length)?,
+        };
+        let text = serde_json::to_string(&report)? + "\n";
+        word.write_all(text.as_bytes())
+            .context("failed to report")?;
+    }
     if matches!(job, Job::RoundTrips { .. }) {
         end.finish()?;
     }
     Ok(())
+}
+
+/// How long to work; nothing once that was enough.
+fn heard(word: &mut UnixStream) -> Result<Option<Duration>> {
+    let mut length = Vec::new();
+    let taken = Read::by_ref(word).take(8).read_to_end(&mut length);
+    taken.context("failed to hear the word")?;
+    match <[u8; 8]>::try_from(length) {
+        Ok(nanos) => Ok(Some(Duration::from_nanos(u64::from_le_bytes(nanos)))),
+        Err(rest) => {
+            ensure!(rest.is_empty(), "heard half a word");
+            Ok(None)
+        }
+    }
 }
 
 fn trip(end: &mut End, request: &[u8], buffer: &mut [u8]) -> Result<()> {
@@ -232,20 +247,30 @@ mod tests {
     use crate::suite::end::End;
     use crate::suite::serve;
 
-    /// A client on this thread, its server on another.
-    fn worked(job: Job, serve: fn(End, usize) -> Result<()>, size: usize) -> Report {
+    /// A client on this thread, its server on another; what it reports of each of so many milliseconds.
+    fn worked<const N: usize>(
+        job: Job,
+        serve: fn(End, usize) -> Result<()>,
+        size: usize,
+        lengths: [u64; N],
+    ) -> [Report; N] {
         let (near, far) = UnixStream::pair().unwrap();
         let (near, far) = (End::of_unix(near), End::of_unix(far));
         let (mut word, theirs) = UnixStream::pair().unwrap();
         let server = std::thread::spawn(move || serve(far, size));
-        word.write_all(&20_000_000_u64.to_le_bytes()).unwrap();
+        for millis in lengths {
+            word.write_all(&(millis * 1_000_000).to_le_bytes()).unwrap();
+        }
+        word.shutdown(Shutdown::Write).unwrap();
         work(&job, near, theirs).unwrap();
         server.join().unwrap().unwrap();
         let mut said = BufReader::new(word);
         said.read_exact(&mut [0]).unwrap();
-        let mut line = String::new();
-        said.read_line(&mut line).unwrap();
-        serde_json::from_str(&line).unwrap()
+        lengths.map(|_| {
+            let mut line = String::new();
+            said.read_line(&mut line).unwrap();
+            serde_json::from_str(&line).unwrap()
+        })
     }
 
     #[test]
@@ -254,17 +279,20 @@ mod tests {
             request: message(10),
             response: message(10),
         };
-        let report = worked(job, serve::echo, 10);
-        assert!(report.operations > 0 && report.seconds >= 0.02);
-        assert_eq!(report.bytes, 20 * report.operations);
-        let times = Report::times(&[report]).unwrap();
+        let reports = worked(job, serve::echo, 10, [20, 60]);
+        assert!(reports[0].seconds >= 0.02 && reports[1].seconds >= 0.06);
+        for report in &reports {
+            assert!(report.operations > 0);
+            assert_eq!(report.bytes, 20 * report.operations);
+        }
+        let times = Report::times(&reports).unwrap();
         // A system call takes longer than this.
         assert!(times.value_at_quantile(0.5) > 100, "{times:?}");
     }
 
     #[test]
     fn what_is_streamed_arrives() {
-        let report = worked(Job::Stream(3000), serve::swallow, 3000);
+        let [report] = worked(Job::Stream(3000), serve::swallow, 3000, [20]);
         assert!(report.operations > 0);
         assert_eq!(report.bytes, 3000 * report.operations);
     }

@@ -6,9 +6,13 @@ use std::io::{Read, Result as IoResult, Write};
 use std::net::{IpAddr, Shutdown, SocketAddr, TcpListener, TcpStream};
 use std::os::fd::{AsRawFd, OwnedFd};
 use std::os::unix::net::UnixStream;
+use std::path::Path;
+use std::time::Duration;
 
 use anyhow::{Context, Result};
-use nix::sys::socket::{Shutdown as Half, shutdown};
+use nix::sys::socket::sockopt::{ReceiveTimeout, SendTimeout};
+use nix::sys::socket::{Shutdown as Half, setsockopt, shutdown};
+use nix::sys::time::TimeVal;
 use nix::unistd::pipe;
 use tcp_splice_world::netns;
 
@@ -42,6 +46,13 @@ impl End {
             from: socket.into(),
             to: None,
         }
+    }
+
+    /// Has later calls fail that wait for longer than this, in whole seconds: of a check, where a hang is an error and time does not count.
+    pub fn limit(&self, time: Duration) -> Result<()> {
+        let time = TimeVal::new(time.as_secs().try_into()?, 0);
+        setsockopt(&self.from, ReceiveTimeout, &time).context("failed to limit a wait")?;
+        setsockopt(&self.from, SendTimeout, &time).context("failed to limit a wait")
     }
 
     /// Says that nothing more will be sent; what comes can still be read.
@@ -132,6 +143,13 @@ pub fn connect(stage: &Stage, address: SocketAddr) -> Result<End> {
         None => connect()?,
         Some(names) => netns::within(&names.client(), connect)?,
     })
+}
+
+/// A connection to a server that listens at a file.
+pub fn connect_at(file: &Path) -> Result<End> {
+    let stream = UnixStream::connect(file)
+        .with_context(|| format!("failed to connect to {}", file.display()))?;
+    Ok(End::of_unix(stream))
 }
 
 /// A connection from the servers' side to a server there.

@@ -1,9 +1,11 @@
 // SPDX-License-Identifier: GPL-2.0-only
 //! Real programs: which are there, their servers, and one measurement of each.
 
+mod answers;
 mod memcached;
 mod nginx;
 mod postgres;
+mod redis;
 
 use std::env;
 use std::fs;
@@ -18,8 +20,10 @@ use super::cell::Program;
 use super::results::{Figures, Times};
 use super::team::Team;
 use super::usage::Usage;
-use crate::measure::{Amount, GET_BYTES, REDIS_RATE, redis_benchmark, redis_column};
+use super::way::Way;
 use crate::place::Stage;
+
+pub use answers::check;
 
 /// Where programs are that are not in PATH everywhere; `*` is the newest version.
 const ELSEWHERE: [&str; 2] = ["/usr/sbin", "/usr/lib/postgresql/*/bin"];
@@ -30,7 +34,7 @@ impl Program {
         match self {
             Self::Redis => &["redis-server", "redis-benchmark"],
             Self::Nginx | Self::NginxProxy => &["nginx", "wrk"],
-            Self::Postgres => &["initdb", "postgres", "pgbench"],
+            Self::Postgres => &["initdb", "postgres", "pgbench", "psql"],
             Self::Memcached => &["memcached"],
             Self::EpollEcho | Self::SpliceProxy => &[],
         }
@@ -91,15 +95,22 @@ impl Files {
         fs::create_dir_all(&path).with_context(|| format!("failed to make {}", path.display()))?;
         Ok(path)
     }
+
+    /// Where a server's socket of the file system is, or will be; any user may make it.
+    fn socket(&self, name: &str) -> Result<PathBuf> {
+        let dir = self.dir("sockets")?;
+        fs::set_permissions(&dir, fs::Permissions::from_mode(0o1777))?;
+        Ok(dir.join(name))
+    }
 }
 
 /// Starts what `program` needs at a place.
 pub fn serve(program: Program, stage: &mut Stage, files: &Files) -> Result<()> {
     match program {
-        Program::Redis => stage.serve_redis(),
+        Program::Redis => redis::serve(stage, files),
         Program::Nginx => nginx::serve_origin(stage, files),
         Program::Postgres => postgres::serve(stage, files),
-        Program::Memcached => memcached::serve(stage),
+        Program::Memcached => memcached::serve(stage, files),
         // They start with each measurement; the proxy's origin is nginx's.
         Program::NginxProxy | Program::EpollEcho | Program::SpliceProxy => Ok(()),
     }
@@ -112,6 +123,8 @@ pub struct Asked<'a> {
     pub stage: &'a Stage,
     /// The servers' files.
     pub files: &'a Files,
+    /// How the bytes travel; this is what has to be said of [`Way::Unix`] alone.
+    pub way: Way,
     /// Connections.
     pub clients: usize,
     /// The rate that the same gave before.
@@ -120,15 +133,24 @@ pub struct Asked<'a> {
     pub length: Duration,
 }
 
+impl Asked<'_> {
+    fn is_unix(&self) -> bool {
+        self.way == Way::Unix
+    }
+}
+
 /// Measures a program; what it gives has the least number of bytes that the connections have carried.
 pub fn measure(program: Program, asked: &Asked, usage: &Usage) -> Result<Figures> {
     let (stage, clients) = (asked.stage, asked.clients);
     let own = |team: Result<Team>| team?.measure(usage, asked.length);
     match program {
+        Program::EpollEcho if asked.is_unix() => {
+            own(Team::of_epoll_at(&asked.files.socket("echo")?, clients))
+        }
         Program::EpollEcho => own(Team::of_epoll(stage, clients)),
         Program::SpliceProxy => own(Team::of_proxy(stage)),
-        Program::Memcached => own(memcached::team(stage, clients)),
-        Program::Redis => foreign(usage, || redis(asked)),
+        Program::Memcached => own(memcached::team(asked)),
+        Program::Redis => foreign(usage, || redis::ask(asked)),
         Program::Nginx => foreign(usage, || nginx::ask(asked, nginx::ORIGIN)),
         Program::NginxProxy => {
             // It would keep its connections, which are what the policy of their time made of them.
@@ -160,32 +182,6 @@ fn foreign(usage: &Usage, ask: impl FnOnce() -> Result<Told>) -> Result<Figures>
         bytes: told.bytes,
         cpu_seconds: usage.seconds()? - before,
         times: told.times,
-    })
-}
-
-/// Seconds that a measurement of redis takes.
-const REDIS_SECONDS: f64 = 1.0;
-/// Columns of redis-benchmark's times, in milliseconds.
-const REDIS_TIMES: [usize; 2] = [4, 6];
-
-fn redis(asked: &Asked) -> Result<Told> {
-    let amount = asked.known.map_or(Amount::Second, |rate| Amount::Sized {
-        rate,
-        seconds: REDIS_SECONDS,
-    });
-    let clients = u32::try_from(asked.clients)?;
-    let (requests, text) = redis_benchmark(asked.stage, clients, amount)?;
-    let column = |column| redis_column(&text, column);
-    let [p50, p99] = REDIS_TIMES.map(|index| column(index).map(|ms| ms * 1e3));
-    Ok(Told {
-        rate: column(REDIS_RATE)?,
-        requests: requests as u64,
-        bytes: (GET_BYTES * requests) as u64,
-        times: Some(Times {
-            p50: p50?,
-            p99: p99?,
-            p999: None,
-        }),
     })
 }
 

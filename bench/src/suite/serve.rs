@@ -1,9 +1,9 @@
 // SPDX-License-Identifier: GPL-2.0-only
 //! Servers of this program's own, each a process.
 
-use std::io::{Read, Write};
-use std::net::{TcpListener, TcpStream};
-use std::os::fd::AsFd;
+use std::io::{Read, Result as IoResult, Write};
+use std::net::TcpStream;
+use std::os::fd::{AsFd, OwnedFd};
 use std::thread;
 
 use anyhow::{Context, Result, ensure};
@@ -50,13 +50,13 @@ const BLOCK: usize = 64 << 10;
 /// Events that it takes at once.
 const EVENTS: usize = 64;
 
-/// Accepts so many connections and sends back what comes, all in one thread that waits in `epoll_wait()`, until all have ended.
-pub fn echo_epoll(listener: &TcpListener, connections: usize) -> Result<()> {
+/// Takes so many connections from `accept` and sends back what comes, all in one thread that waits in `epoll_wait()`, until all have ended.
+pub fn echo_epoll(accept: impl Fn() -> IoResult<OwnedFd>, connections: usize) -> Result<()> {
     let epoll = Epoll::new(EpollCreateFlags::empty())?;
     let mut streams = Vec::new();
     for index in 0..connections {
-        let (stream, _) = listener.accept().context("failed to accept")?;
-        stream.set_nodelay(true)?;
+        // Of whatever kind: what it says of TCP is that it is read by recv() and written by send().
+        let stream = TcpStream::from(accept().context("failed to accept")?);
         epoll.add(&stream, EpollEvent::new(EpollFlags::EPOLLIN, index as u64))?;
         streams.push(Some(stream));
     }

@@ -1,14 +1,16 @@
 // SPDX-License-Identifier: GPL-2.0-only
 //! Clients and servers of this program's own, and one measurement by them.
 
-use std::net::SocketAddr;
+use std::fs;
+use std::os::unix::net::UnixListener;
+use std::path::Path;
 use std::time::Duration;
 
 use anyhow::{Context, Result};
 
 use super::cell::Cell;
 use super::client::{Client, Job, Report};
-use super::end::{End, connect, connect_inside, link, listen};
+use super::end::{End, connect, connect_at, connect_inside, link, listen};
 use super::results::{Figures, Times};
 use super::usage::Usage;
 use super::way::Way;
@@ -26,6 +28,11 @@ pub struct Team {
     unit: Option<f64>,
 }
 
+/// Round trips from which the time of the slowest thousandth is known.
+pub const FOR_P999: u64 = 1000;
+/// What is measured again for so many takes this long at most, and so much longer than they should.
+const LONGEST: Duration = Duration::from_secs(5);
+const SPARE: f64 = 1.2;
 /// Size of what goes to the epoll server and through the proxy.
 const SMALL: usize = 64;
 
@@ -70,7 +77,26 @@ impl Team {
             let near = connect(stage, listener.local_addr()?)?;
             team.client(client, echoed(SMALL), near)?;
         }
-        team.server(0, || serve::echo_epoll(&listener, clients))?;
+        let accept = || {
+            let (stream, _) = listener.accept()?;
+            stream.set_nodelay(true)?;
+            Ok(stream.into())
+        };
+        team.server(0, || serve::echo_epoll(accept, clients))?;
+        Ok(team)
+    }
+
+    /// The same over `AF_UNIX`.
+    pub fn of_epoll_at(file: &Path, clients: usize) -> Result<Self> {
+        let mut team = Self::new();
+        let _ = fs::remove_file(file);
+        let listener = UnixListener::bind(file)
+            .with_context(|| format!("failed to listen at {}", file.display()))?;
+        for client in 0..clients {
+            team.client(client, echoed(SMALL), connect_at(file)?)?;
+        }
+        let accept = || Ok(listener.accept()?.0.into());
+        team.server(0, || serve::echo_epoll(accept, clients))?;
         Ok(team)
     }
 
@@ -92,10 +118,9 @@ impl Team {
 
     /// Clients of a server that runs already, all with the same request, which gets the same response.
     pub fn of_requests(
-        stage: &Stage,
-        server: SocketAddr,
         clients: usize,
         (request, response): (&[u8], &[u8]),
+        connect: impl Fn() -> Result<End>,
     ) -> Result<Self> {
         let mut team = Self::new();
         for client in 0..clients {
@@ -103,7 +128,7 @@ impl Team {
                 request: request.to_owned(),
                 response: response.to_owned(),
             };
-            team.client(client, job, connect(stage, server)?)?;
+            team.client(client, job, connect()?)?;
         }
         Ok(team)
     }
@@ -123,18 +148,29 @@ impl Team {
         Ok(())
     }
 
-    /// Lets all clients work at the same time.
-    pub fn measure(mut self, usage: &Usage, length: Duration) -> Result<Figures> {
-        for client in &mut self.clients {
-            client.ready()?;
-        }
+    /// What all clients do in so long, at the same time, and the processor time it takes.
+    fn work(&mut self, usage: &Usage, length: Duration) -> Result<(Vec<Report>, f64)> {
         let before = usage.seconds()?;
         for client in &mut self.clients {
             client.go(length)?;
         }
         let reports = self.clients.iter_mut().map(Client::report);
         let reports = reports.collect::<Result<Vec<_>>>()?;
-        let cpu_seconds = usage.seconds()? - before;
+        Ok((reports, usage.seconds()? - before))
+    }
+
+    /// Lets all clients work; where that gives too few round trips to know the slowest, once more, and that counts.
+    pub fn measure(mut self, usage: &Usage, length: Duration) -> Result<Figures> {
+        for client in &mut self.clients {
+            client.ready()?;
+        }
+        let (mut reports, mut cpu_seconds) = self.work(usage, length)?;
+        let trips: u64 = reports.iter().map(|report| report.operations).sum();
+        if self.unit.is_none() && trips < FOR_P999 {
+            // For longer, all of them: whoever went on alone would be faster.
+            let longer = length.mul_f64(SPARE * FOR_P999 as f64 / trips.max(1) as f64);
+            (reports, cpu_seconds) = self.work(usage, longer.min(LONGEST))?;
+        }
         for client in self.clients {
             client.join()?;
         }
@@ -168,7 +204,7 @@ fn figures(reports: &[Report], unit: Option<f64>, cpu_seconds: f64) -> Result<Fi
             p50: micros(0.5),
             p99: micros(0.99),
             // Of fewer, it would be the slowest one.
-            p999: (times.len() >= 1000).then(|| micros(0.999)),
+            p999: (times.len() >= FOR_P999).then(|| micros(0.999)),
         }),
     })
 }

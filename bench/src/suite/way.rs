@@ -52,9 +52,13 @@ impl Way {
         Self::ALL.into_iter().filter(here).collect()
     }
 
-    /// Those of real programs. Most of them wait in epoll, where nobody spins of his own accord.
-    pub fn of_programs() -> Vec<Self> {
-        vec![Self::Plain, Self::Spliced, Self::Polled]
+    /// Those of real programs; `unix`: of one that can talk over `AF_UNIX`. Most of them wait in epoll, where nobody spins of his own accord.
+    pub fn of_programs(place: Place, unix: bool) -> Vec<Self> {
+        let mut ways = vec![Self::Plain, Self::Spliced, Self::Polled];
+        if unix && place == Place::Loopback {
+            ways.push(Self::Unix);
+        }
+        ways
     }
 
     /// True for connections, be they spliced or not.

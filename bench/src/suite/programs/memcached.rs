@@ -5,24 +5,36 @@ use std::net::{IpAddr, SocketAddr};
 
 use anyhow::{Context, Result, ensure};
 
-use super::found;
-use crate::place::Stage;
-use crate::suite::end::connect;
+use super::{Asked, Files, found};
+use crate::place::{Place, Stage};
+use crate::suite::end::{End, connect, connect_at};
 use crate::suite::team::Team;
 
 const PORT: u16 = 18_211;
 /// Bytes of the value.
 const SIZE: usize = 100;
 
-/// Starts it on CPU 0, with the value in it.
-pub fn serve(stage: &mut Stage) -> Result<()> {
+/// Its socket's name.
+const SOCKET: &str = "memcached";
+
+/// Starts it on CPU 0, with the value in it; and another one for its socket, since one cannot have both.
+pub fn serve(stage: &mut Stage, files: &Files) -> Result<()> {
     let (memcached, port) = (found("memcached")?, PORT.to_string());
     let host = stage.host.clone();
-    let argv = [
-        &memcached, "-u", "nobody", "-l", &host, "-p", &port, "-U", "0", "-t", "1", "-m", "16",
-    ];
-    stage.serve("0", &port, &argv)?;
-    let mut end = connect(stage, address(stage)?)?;
+    let common = [&memcached, "-u", "nobody", "-t", "1", "-m", "16"];
+    let over_tcp = ["-l", &host, "-p", &port, "-U", "0"];
+    stage.serve("0", &port, &[&common[..], &over_tcp].concat())?;
+    keep_value(connect(stage, address(stage)?)?)?;
+    if stage.place == Place::Loopback {
+        let file = files.socket(SOCKET)?;
+        let name = file.display().to_string();
+        stage.serve_at("0", &file, &[&common[..], &["-s", &name]].concat())?;
+        keep_value(connect_at(&file)?)?;
+    }
+    Ok(())
+}
+
+fn keep_value(mut end: End) -> Result<()> {
     end.send(format!("set key 0 0 {SIZE}\r\n{}\r\n", value()).as_bytes())?;
     let mut answer = [0; b"STORED\r\n".len()];
     end.receive(&mut answer)?;
@@ -31,10 +43,17 @@ pub fn serve(stage: &mut Stage) -> Result<()> {
 }
 
 /// Clients that ask for the value.
-pub fn team(stage: &Stage, clients: usize) -> Result<Team> {
+pub fn team(asked: &Asked) -> Result<Team> {
     let response = format!("VALUE key 0 {SIZE}\r\n{}\r\nEND\r\n", value());
     let messages = (&b"get key\r\n"[..], response.as_bytes());
-    Team::of_requests(stage, address(stage)?, clients, messages)
+    let address = address(asked.stage)?;
+    Team::of_requests(asked.clients, messages, || {
+        if asked.is_unix() {
+            connect_at(&asked.files.socket(SOCKET)?)
+        } else {
+            connect(asked.stage, address)
+        }
+    })
 }
 
 fn value() -> String {

@@ -4,12 +4,13 @@
 use std::fs;
 use std::path::Path;
 
-use anyhow::{Context, Result};
+use anyhow::{Context, Result, ensure};
 use nix::unistd::{User, chown};
 use tcp_splice_world::program::run;
 
 use super::{Asked, Files, Told, found};
 use crate::place::Stage;
+use crate::suite::way::Way;
 
 const PORT: &str = "18432";
 /// Bytes that a request and its answer have at least.
@@ -28,7 +29,7 @@ const SETTINGS: [&str; 5] = [
 
 /// Makes a database and starts its server on CPU 0.
 pub fn serve(stage: &mut Stage, files: &Files) -> Result<()> {
-    let data = files.dir(&format!("postgres-{}", stage.place.name()))?;
+    let data = files.dir(&directory(stage))?;
     make(&data)?;
     let (data, server) = (data.display().to_string(), found("postgres")?);
     let mut argv = as_user();
@@ -38,6 +39,10 @@ pub fn serve(stage: &mut Stage, files: &Files) -> Result<()> {
     }
     stage.serve("0", PORT, &argv)?;
     fill(stage)
+}
+
+fn directory(stage: &Stage) -> String {
+    format!("postgres-{}", stage.place.name())
 }
 
 /// Processes of the server's user.
@@ -60,7 +65,7 @@ fn make(data: &Path) -> Result<()> {
     let mut argv = as_user();
     argv.extend([&initdb, "-D", &dir, "-A", "trust", "-N", "--locale", "C"]);
     run(&argv)?;
-    let anybody = "host all all all trust\n";
+    let anybody = "local all all trust\nhost all all all trust\n";
     let file = data.join("pg_hba.conf");
     fs::write(&file, anybody).with_context(|| format!("failed to write {}", file.display()))
 }
@@ -70,6 +75,27 @@ fn fill(stage: &Stage) -> Result<()> {
     let argv = [&pgbench, "-h", &stage.host, "-p", PORT, "-U", USER];
     let argv = [&argv[..], &["-i", "-q", USER]].concat();
     stage.client(&argv).map(drop)
+}
+
+/// Rows of 320 letters that it makes itself.
+pub fn answers(stage: &Stage, files: &Files, way: Way) -> Result<Vec<u8>> {
+    const ROWS: usize = 200;
+    let query = format!("select repeat(md5(i::text), 10) from generate_series(1, {ROWS}) i");
+    let (psql, host) = (found("psql")?, host(stage, files, way)?);
+    let to = ["-h", &host, "-p", PORT, "-U", USER];
+    let argv = [&[&psql[..]][..], &to, &["-X", "-A", "-t", "-c", &query]].concat();
+    let text = stage.client(&argv)?;
+    let rows = text.lines().filter(|line| line.len() == 320).count();
+    ensure!(rows == ROWS, "{rows} of {ROWS} rows");
+    Ok(text.into_bytes())
+}
+
+/// The server as libpq finds it; its socket is in its directory.
+fn host(stage: &Stage, files: &Files, way: Way) -> Result<String> {
+    Ok(match way {
+        Way::Unix => files.dir(&directory(stage))?.display().to_string(),
+        _ => stage.host.clone(),
+    })
 }
 
 /// Requests where no rate is known yet.
@@ -85,7 +111,8 @@ pub fn ask(asked: &Asked) -> Result<Told> {
         each.max(LEAST).round().to_string(),
     );
     let pgbench = found("pgbench")?;
-    let to = ["-h", &asked.stage.host, "-p", PORT, "-U", USER];
+    let host = host(asked.stage, asked.files, asked.way)?;
+    let to = ["-h", &host, "-p", PORT, "-U", USER];
     let load = [
         "-n", "-S", "-M", "prepared", "-c", &clients, "-t", &each, USER,
     ];
