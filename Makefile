@@ -66,7 +66,7 @@ bench: ## measure everything in a VM: messages by size and pairs beside AF_UNIX 
 	@$(CARGO) xtask bench
 
 bench-ring: ## measure the ring's core on this machine, beside other people's rings and a plain copy
-	$(CARGO) bench --locked -p tcp-splice-core --bench ring -- $(FILTER)
+	$(CARGO) bench --locked -p tcp-splice-core --bench ring -- $(if $(FILTER),'$(FILTER)')
 
 costs: ## measure in a VM what connections cost: making them, having many, using several at once
 	@$(CARGO) xtask costs

@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: GPL-2.0-only
 //! Before anything is measured: is the data right, and does it go where the mode says?
 
-use std::net::{IpAddr, Shutdown, SocketAddr, TcpListener, TcpStream};
+use std::net::{Shutdown, TcpListener, TcpStream};
 use std::thread;
 use std::time::Duration;
 
@@ -86,11 +86,8 @@ fn exchange(stage: &Stage) -> Result<()> {
 
 /// A connection from the client's side to the server's.
 fn connect(stage: &Stage) -> Result<(TcpStream, TcpStream)> {
-    let host: IpAddr = stage
-        .host
-        .parse()
-        .context("failed to parse the server's address")?;
-    let listen = || TcpListener::bind(SocketAddr::new(host, 0)).context("failed to listen");
+    let address = stage.address(0)?;
+    let listen = || TcpListener::bind(address).context("failed to listen");
     let listener = match &stage.names {
         None => listen()?,
         Some(names) => netns::within(&names.server(), listen)?,

@@ -2,6 +2,7 @@
 //! Where a measurement runs, and the servers that wait there.
 
 use std::fmt;
+use std::net::{IpAddr, SocketAddr};
 use std::os::unix::net::UnixStream;
 use std::path::Path;
 use std::time::{Duration, Instant};
@@ -61,6 +62,15 @@ pub struct Stage {
 }
 
 impl Stage {
+    /// The servers' address, with a port.
+    pub fn address(&self, port: u16) -> Result<SocketAddr> {
+        let host: IpAddr = self
+            .host
+            .parse()
+            .with_context(|| format!("failed to parse the server's address {:?}", self.host))?;
+        Ok(SocketAddr::new(host, port))
+    }
+
     /// A place without servers.
     pub fn new(place: Place, names: &Names) -> Self {
         let names = (place == Place::Netns).then(|| names.clone());

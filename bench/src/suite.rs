@@ -54,6 +54,7 @@ suite.json:
     round         from 1; ways are compared within a round
     rate          of all pairs together: round trips/s, MB/s (10^6 bytes) or requests/s
     operations    round trips, messages or requests, and bytes of all of them, both ways together (at least)
+    carried       bytes, with those of a run that was too short, which counters has, too
     cpu_seconds   processor time of all ends meanwhile
     times         null, or microseconds of an operation: p50, p99, p999 (null of fewer than 1000, and where a program does not tell)
     counters      what the module's counters did, those that moved
@@ -213,20 +214,23 @@ fn stages(wanted: &[(Place, Cell)], names: &Names, files: &Files) -> Result<Vec<
             continue;
         }
         let mut stage = Stage::new(place, names);
-        for program in Program::ALL {
-            let is_served = |cell: &Cell| match cell {
-                Cell::Program { program: of, .. } => of.server() == program,
-                _ => false,
-            };
-            let mut cells = wanted.iter().filter(|(other, _)| *other == place);
-            if cells.any(|(_, cell)| is_served(cell)) {
-                eprintln!("starting, {}: {}", place.name(), program.name());
-                programs::serve(program, &mut stage, files)?;
-            }
+        for program in servers(wanted, place) {
+            eprintln!("starting, {}: {}", place.name(), program.name());
+            programs::serve(program, &mut stage, files)?;
         }
         stages.push(stage);
     }
     Ok(stages)
+}
+
+/// Whose servers are needed at a place.
+fn servers(wanted: &[(Place, Cell)], place: Place) -> Vec<Program> {
+    let is_served = |program: &Program| {
+        wanted.iter().any(|(other, cell)| {
+            matches!(cell, Cell::Program { program: of, .. } if *other == place && of.server() == *program)
+        })
+    };
+    Program::ALL.into_iter().filter(is_served).collect()
 }
 
 /// Nothing is measured where the data is wrong.
@@ -247,15 +251,7 @@ fn check_all(
         }
     }
     for stage in stages {
-        let is_wanted = |program: &Program| {
-            let cells = wanted.iter().filter(|(place, _)| *place == stage.place);
-            let mut of = cells.filter_map(|(_, cell)| match cell {
-                Cell::Program { program, .. } => Some(program.server()),
-                _ => None,
-            });
-            of.any(|server| server == *program)
-        };
-        for program in Program::ALL.into_iter().filter(is_wanted) {
+        for program in servers(wanted, stage.place) {
             if let Some(line) = programs::check(program, stage, files, switch, others)? {
                 eprintln!("check: {line}");
                 lines.push(line);
@@ -338,7 +334,7 @@ impl Runner<'_> {
             cell.unit()
         );
         let moved = Counters::read()?.since(&before);
-        way.prove(cell.links(), figures.bytes as f64, &moved, self.others)?;
+        way.prove(cell.links(), figures.carried as f64, &moved, self.others)?;
         let counters = moved.moved();
         Ok(Sample {
             place,

@@ -5,8 +5,10 @@ use std::io::{Read, Write};
 
 use anyhow::{Context, Result, ensure};
 use nix::sys::epoll::{Epoll, EpollCreateFlags, EpollEvent, EpollFlags, EpollTimeout};
+use nix::sys::prctl::set_pdeathsig;
+use nix::sys::signal::Signal;
 use nix::sys::wait::{WaitStatus, waitpid};
-use nix::unistd::{ForkResult, Pid, fork};
+use nix::unistd::{ForkResult, Pid, fork, getpid, getppid};
 
 use super::cell::Cell;
 use super::message;
@@ -19,11 +21,12 @@ pub struct Server(Pid);
 impl Server {
     /// Starts it. What the client does not share with it is to be dropped in `serve`.
     pub fn start(serve: impl FnOnce() -> Result<()>) -> Result<Self> {
+        let parent = getpid();
         // SAFETY: this program has one thread.
         match unsafe { fork() }.context("failed to fork")? {
             ForkResult::Parent { child } => Ok(Self(child)),
             ForkResult::Child => {
-                let done = serve();
+                let done = end_with(parent).and_then(|()| serve());
                 if let Err(error) = &done {
                     eprintln!("error: server: {error:#}");
                 }
@@ -39,6 +42,13 @@ impl Server {
         ensure!(well, "the server failed: {status:?}");
         Ok(())
     }
+}
+
+/// Has this process killed when its parent ends: it may wait for a word that nobody would say.
+fn end_with(parent: Pid) -> Result<()> {
+    set_pdeathsig(Signal::SIGKILL).context("failed to follow the parent")?;
+    ensure!(getppid() == parent, "the parent has gone");
+    Ok(())
 }
 
 /// Serves one connection until it ends.

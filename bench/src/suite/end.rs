@@ -3,7 +3,7 @@
 
 use std::fs::File;
 use std::io::{Read, Result as IoResult, Write};
-use std::net::{IpAddr, Shutdown, SocketAddr, TcpListener, TcpStream};
+use std::net::{Shutdown, SocketAddr, TcpListener, TcpStream};
 use std::os::fd::{AsRawFd, OwnedFd};
 use std::os::unix::net::UnixStream;
 use std::path::Path;
@@ -125,11 +125,8 @@ pub fn link(stage: &Stage, way: Way) -> Result<(End, End)> {
 
 /// A listener on the servers' side, at any port.
 pub fn listen(stage: &Stage) -> Result<TcpListener> {
-    let host: IpAddr = stage
-        .host
-        .parse()
-        .context("failed to parse the server's address")?;
-    let listen = || TcpListener::bind(SocketAddr::new(host, 0)).context("failed to listen");
+    let address = stage.address(0)?;
+    let listen = || TcpListener::bind(address).context("failed to listen");
     match &stage.names {
         None => listen(),
         Some(names) => netns::within(&names.server(), listen),

@@ -180,6 +180,7 @@ fn foreign(usage: &Usage, ask: impl FnOnce() -> Result<Told>) -> Result<Figures>
         rate: told.rate,
         operations: told.requests,
         bytes: told.bytes,
+        carried: told.bytes,
         cpu_seconds: usage.seconds()? - before,
         times: told.times,
     })

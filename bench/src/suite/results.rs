@@ -39,6 +39,9 @@ pub struct Figures {
     pub operations: u64,
     /// Of all messages, both ways together; 0 where a program does not tell.
     pub bytes: u64,
+    /// The same, and those of a run before it that was too short; what the counters have seen at least.
+    #[serde(default)]
+    pub carried: u64,
     /// Processor time that all ends took meanwhile.
     pub cpu_seconds: f64,
     /// Of round trips and requests, where known.
@@ -132,7 +135,7 @@ impl Results {
         samples.filter(move |s| (s.place, s.cell, s.way) == (place, cell, way))
     }
 
-    /// Median and spread of what `value` takes from the samples of one cell in one way.
+    /// Median and spread of what `value` takes from the samples of one cell in one way; none where a sample does not have it.
     pub fn summary(
         &self,
         place: Place,
@@ -141,8 +144,8 @@ impl Results {
         value: impl Fn(&Figures) -> Option<f64>,
     ) -> Option<Summary> {
         let samples = self.of(place, cell, way);
-        let values = samples.filter_map(|sample| value(&sample.figures));
-        Summary::of(&values.collect::<Vec<_>>())
+        let values = samples.map(|sample| value(&sample.figures));
+        Summary::of(&values.collect::<Option<Vec<_>>>()?)
     }
 
     /// Rates against those of another way: the factor is made within each round, since the host's load moves both.
@@ -208,6 +211,7 @@ pub mod tests {
                             rate,
                             operations: 1000,
                             bytes: 1 << 20,
+                            carried: 1 << 20,
                             cpu_seconds: 0.5,
                             times,
                         },

@@ -165,11 +165,12 @@ impl Team {
             client.ready()?;
         }
         let (mut reports, mut cpu_seconds) = self.work(usage, length)?;
-        let trips: u64 = reports.iter().map(|report| report.operations).sum();
-        if self.unit.is_none() && trips < FOR_P999 {
-            // For longer, all of them: whoever went on alone would be faster.
-            let longer = length.mul_f64(SPARE * FOR_P999 as f64 / trips.max(1) as f64);
-            (reports, cpu_seconds) = self.work(usage, longer.min(LONGEST))?;
+        let mut before = 0;
+        let trips = reports.iter().map(|report| report.operations).sum();
+        if let Some(longer) = self.unit.is_none().then(|| longer(length, trips)).flatten() {
+            before = bytes(&reports);
+            // All of them: whoever went on alone would be faster.
+            (reports, cpu_seconds) = self.work(usage, longer)?;
         }
         for client in self.clients {
             client.join()?;
@@ -177,8 +178,19 @@ impl Team {
         for server in self.servers {
             server.join()?;
         }
-        figures(&reports, self.unit, cpu_seconds)
+        figures(&reports, self.unit, cpu_seconds, before)
     }
+}
+
+/// How long to measure instead, where so many round trips in so long are too few.
+fn longer(length: Duration, trips: u64) -> Option<Duration> {
+    let factor = SPARE * FOR_P999 as f64 / trips.max(1) as f64;
+    let longer = length.mul_f64(factor).min(LONGEST);
+    (trips < FOR_P999 && longer > length).then_some(longer)
+}
+
+fn bytes(reports: &[Report]) -> u64 {
+    reports.iter().map(|report| report.bytes).sum()
 }
 
 fn echoed(size: usize) -> Job {
@@ -188,7 +200,13 @@ fn echoed(size: usize) -> Job {
     }
 }
 
-fn figures(reports: &[Report], unit: Option<f64>, cpu_seconds: f64) -> Result<Figures> {
+/// `before`: bytes that went over the same connections in a run that does not count.
+fn figures(
+    reports: &[Report],
+    unit: Option<f64>,
+    cpu_seconds: f64,
+    before: u64,
+) -> Result<Figures> {
     let rate = |report: &Report| match unit {
         Some(unit) => report.bytes as f64 / unit / report.seconds,
         None => report.operations as f64 / report.seconds,
@@ -198,7 +216,8 @@ fn figures(reports: &[Report], unit: Option<f64>, cpu_seconds: f64) -> Result<Fi
     Ok(Figures {
         rate: reports.iter().map(rate).sum(),
         operations: reports.iter().map(|report| report.operations).sum(),
-        bytes: reports.iter().map(|report| report.bytes).sum(),
+        bytes: bytes(reports),
+        carried: before + bytes(reports),
         cpu_seconds,
         times: (!times.is_empty()).then(|| Times {
             p50: micros(0.5),
@@ -223,4 +242,24 @@ pub fn messages(
         Cell::Program { .. } => anyhow::bail!("{cell} is a program's"),
     };
     team.measure(usage, length)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn too_few_round_trips_are_made_again_for_longer() {
+        let length = Duration::from_millis(100);
+        assert_eq!(longer(length, FOR_P999), None);
+        assert_eq!(longer(length, 600), Some(2 * length));
+        assert_eq!(longer(length, 0), Some(LONGEST));
+        assert_eq!(longer(2 * LONGEST, 10), None);
+    }
+
+    #[test]
+    fn both_runs_were_carried_and_one_counts() {
+        let figures = figures(&[], None, 0.0, 7).unwrap();
+        assert_eq!((figures.bytes, figures.carried), (0, 7));
+    }
 }

@@ -182,7 +182,10 @@ fn otherwise(criterion: &mut Criterion) {
 fn main() {
     pin(0);
     check(lane::shipped);
-    check(lane::new::<16384, 0>);
+    check(lane::new::<0, 0>);
+    check(lane::new::<4096, SHORT>);
+    check(lane::new::<8192, SHORT>);
+    check(lane::new::<16384, SHORT>);
     check(rivals::rtrb);
     check(rivals::ringbuf);
     check(otherwise::lines);

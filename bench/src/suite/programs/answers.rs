@@ -2,7 +2,7 @@
 //! What programs that are not ours answer, before they are measured: the same in every way, to the last byte.
 
 use std::io::Read;
-use std::net::{IpAddr, SocketAddr};
+use std::path::Path;
 use std::time::Duration;
 
 use anyhow::{Context, Result, ensure};
@@ -11,7 +11,7 @@ use tcp_splice_world::counters::Counters;
 use super::{Files, nginx, postgres, redis};
 use crate::place::Stage;
 use crate::suite::cell::{Cell, Program};
-use crate::suite::end::{End, connect};
+use crate::suite::end::{End, connect, connect_at};
 use crate::suite::way::{Switch, Way};
 
 /// Answers of one connection: what comes before the hand-off goes over TCP.
@@ -61,11 +61,15 @@ pub fn check(
 
 /// A connection from the clients' side to a server's port, on which nobody waits for ever.
 pub fn connect_to(stage: &Stage, port: u16) -> Result<End> {
-    let host: IpAddr = stage
-        .host
-        .parse()
-        .context("failed to parse the server's address")?;
-    let end = connect(stage, SocketAddr::new(host, port))?;
+    patient(connect(stage, stage.address(port)?)?)
+}
+
+/// A connection to a server's socket of the file system, the same.
+pub fn connect_to_file(file: &Path) -> Result<End> {
+    patient(connect_at(file)?)
+}
+
+fn patient(end: End) -> Result<End> {
     end.limit(LIMIT)?;
     Ok(end)
 }

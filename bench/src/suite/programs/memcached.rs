@@ -1,10 +1,9 @@
 // SPDX-License-Identifier: GPL-2.0-only
 //! memcached, and clients of this program's own: Debian has no program that asks it for a while and says how fast that was.
 
-use std::net::{IpAddr, SocketAddr};
+use anyhow::{Result, ensure};
 
-use anyhow::{Context, Result, ensure};
-
+use super::answers::{connect_to, connect_to_file};
 use super::{Asked, Files, found};
 use crate::place::{Place, Stage};
 use crate::suite::end::{End, connect, connect_at};
@@ -24,12 +23,12 @@ pub fn serve(stage: &mut Stage, files: &Files) -> Result<()> {
     let common = [&memcached, "-u", "nobody", "-t", "1", "-m", "16"];
     let over_tcp = ["-l", &host, "-p", &port, "-U", "0"];
     stage.serve("0", &port, &[&common[..], &over_tcp].concat())?;
-    keep_value(connect(stage, address(stage)?)?)?;
+    keep_value(connect_to(stage, PORT)?)?;
     if stage.place == Place::Loopback {
         let file = files.socket(SOCKET)?;
         let name = file.display().to_string();
         stage.serve_at("0", &file, &[&common[..], &["-s", &name]].concat())?;
-        keep_value(connect_at(&file)?)?;
+        keep_value(connect_to_file(&file)?)?;
     }
     Ok(())
 }
@@ -37,7 +36,7 @@ pub fn serve(stage: &mut Stage, files: &Files) -> Result<()> {
 fn keep_value(mut end: End) -> Result<()> {
     end.send(format!("set key 0 0 {SIZE}\r\n{}\r\n", value()).as_bytes())?;
     let mut answer = [0; b"STORED\r\n".len()];
-    end.receive(&mut answer)?;
+    ensure!(end.receive(&mut answer)?, "memcached has gone");
     ensure!(&answer == b"STORED\r\n", "memcached did not keep the value");
     Ok(())
 }
@@ -46,7 +45,7 @@ fn keep_value(mut end: End) -> Result<()> {
 pub fn team(asked: &Asked) -> Result<Team> {
     let response = format!("VALUE key 0 {SIZE}\r\n{}\r\nEND\r\n", value());
     let messages = (&b"get key\r\n"[..], response.as_bytes());
-    let address = address(asked.stage)?;
+    let address = asked.stage.address(PORT)?;
     Team::of_requests(asked.clients, messages, || {
         if asked.is_unix() {
             connect_at(&asked.files.socket(SOCKET)?)
@@ -58,12 +57,4 @@ pub fn team(asked: &Asked) -> Result<Team> {
 
 fn value() -> String {
     "v".repeat(SIZE)
-}
-
-fn address(stage: &Stage) -> Result<SocketAddr> {
-    let host: IpAddr = stage
-        .host
-        .parse()
-        .context("failed to parse the server's address")?;
-    Ok(SocketAddr::new(host, PORT))
 }

@@ -172,6 +172,9 @@ mod tests {
         let line = r#"{"requests": 1500, "micros": 6000000, "errors": 0, "p50": 10.0, "p99": 20.0, "p999": 30.0}"#;
         let told = understood(&format!("Running 1s test\n{line}\n")).unwrap();
         assert_eq!((told.rate, told.bytes), (250.0, 1_536_000));
+        assert_eq!(told.times.unwrap().p999, Some(30.0));
+        let few = understood(&line.replace("1500", "500")).unwrap();
+        assert_eq!(few.times.unwrap().p999, None);
         assert!(understood(&line.replace("\"errors\": 0", "\"errors\": 1")).is_err());
         assert!(understood("Running 1s test\n").is_err());
     }

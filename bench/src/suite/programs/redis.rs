@@ -3,12 +3,11 @@
 
 use anyhow::{Result, ensure};
 
-use super::answers::{ANSWERS, connect_to, read_to};
+use super::answers::{ANSWERS, connect_to, connect_to_file, read_to};
 use super::{Asked, Files, Told};
 use crate::instructions::message;
 use crate::measure::{Amount, GET_BYTES, REDIS_RATE, redis_benchmark, redis_column};
 use crate::place::{Place, REDIS_PORT, Stage};
-use crate::suite::end::connect_at;
 use crate::suite::results::Times;
 use crate::suite::way::Way;
 
@@ -31,7 +30,7 @@ pub fn serve(stage: &mut Stage, files: &Files) -> Result<()> {
 pub fn answers(stage: &Stage, files: &Files, way: Way) -> Result<Vec<u8>> {
     const SIZE: usize = 1000;
     let mut end = if way == Way::Unix {
-        connect_at(&files.socket(SOCKET)?)?
+        connect_to_file(&files.socket(SOCKET)?)?
     } else {
         connect_to(stage, REDIS_PORT.parse()?)?
     };
