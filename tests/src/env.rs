@@ -66,6 +66,18 @@ impl Env {
         Ok(conn)
     }
 
+    /// So many connections that carried nothing yet.
+    pub fn many_cold(&self, count: usize) -> Result<Vec<Conn>> {
+        let listener = self.link.listen()?;
+        (0..count).map(|_| self.cold_from(&listener)).collect()
+    }
+
+    /// So many connections whose directions both use the ring.
+    pub fn many(&self, count: usize) -> Result<Vec<Conn>> {
+        let listener = self.link.listen()?;
+        (0..count).map(|_| self.conn_from(&listener)).collect()
+    }
+
     /// A connection whose directions both use the ring.
     pub fn conn(&self) -> Result<Conn> {
         let listener = self.link.listen()?;

@@ -35,6 +35,9 @@ pub const ALL: &[Scenario] = &[
     Scenario::one("connected_again_while_one_is_stuck", connected_again)
         .spliced_only()
         .limit(240),
+    Scenario::one("given_up_while_one_is_stuck", given_up)
+        .spliced_only()
+        .limit(240),
     Scenario::one("others_go_while_one_is_stuck", others_go).spliced_only(),
 ];
 
@@ -388,6 +391,53 @@ fn connected_again(env: &Env) -> Result<Claim> {
     PATTERN.write(&conn.client, 0, 1000)?;
     PATTERN.read(&conn.server, 0, 1000)?;
     Ok(Claim::ring(ALL_OF_IT + 1000).pairs(LIMIT / 2).tcp(5000))
+}
+
+/// Two clients whose servers were not offered, while so much waits for a stuck call that the module's worker pauses (`ts_retired_are_many()` of
+/// kmod/main.c): the one that is used lets go of its end by itself, the idle one keeps it.
+fn given_up(env: &Env) -> Result<Claim> {
+    /// More than half of `TS_RETIRED_MAX`.
+    const MANY: u64 = 600;
+    let stuck = stuck_for_long(env)?;
+    let before = Counters::read()?;
+    let since = |name: &str| -> Result<u64> { Counters::read()?.since(&before).get(name) };
+    let listener = env.link.listen()?;
+    let address = env.link.address(&listener)?;
+    let mut again = env.cold_from(&listener)?;
+    for _ in 0..MANY {
+        sys::disconnect(&again.client)?;
+        SockRef::from(&again.client).connect(&address.into())?;
+        again.server = listener.accept()?.0;
+    }
+    sys::attach_filter(&listener, u32::MAX)?;
+    let (used, idle) = (env.cold_from(&listener)?, env.cold_from(&listener)?);
+    let refused = since("refused_packet_policy")?;
+    ensure!(refused == 2, "{refused} of 2 servers' ends were refused");
+    for conn in [&used, &idle] {
+        ensure!(
+            sys::ulp(&conn.client)? == "tcp_splice",
+            "a client was not offered"
+        );
+    }
+    let mut sent = 0;
+    wait_until("the module to let go of a socket in use", || {
+        PATTERN.write(&used.client, sent, 100)?;
+        PATTERN.read(&used.server, sent, 100)?;
+        sent += 100;
+        Ok(sys::ulp(&used.client)?.is_empty())
+    })?;
+    ensure!(
+        sys::ulp(&idle.client)? == "tcp_splice",
+        "the worker did not pause"
+    );
+    drop(again);
+    go_on(stuck)?;
+    wait_until("the worker to go on", || {
+        Ok(sys::ulp(&idle.client)?.is_empty())
+    })?;
+    PATTERN.write(&idle.client, 0, 1000)?;
+    PATTERN.read(&idle.server, 0, 1000)?;
+    Ok(Claim::ring(ALL_OF_IT).pairs(MANY / 2).any_tcp())
 }
 
 /// A call that is stuck keeps what another socket was drained of, but neither that socket nor its namespace.

@@ -451,10 +451,7 @@ fn under_load(env: &Env) -> Result<Claim> {
     const SOME: u64 = 2 << 20;
     /// In seconds: who owns a socket, or a lane, may wait for a processor for long.
     const LONG: &str = "100";
-    let listener = env.link.listen()?;
-    let conns = (0..CONNECTIONS)
-        .map(|_| env.conn_from(&listener))
-        .collect::<Result<Vec<_>>>()?;
+    let conns = env.many(CONNECTIONS)?;
     let (received, over) = (AtomicU64::new(0), AtomicBool::new(false));
     let (received, over) = (&received, &over);
     thread::scope(|scope| {

@@ -130,10 +130,7 @@ pub fn into_pipe(conn: &Conn, pattern: Pattern, length: usize) -> Result<(OwnedF
 fn limit_of_all_rings(env: &Env) -> Result<Claim> {
     const CONNECTIONS: usize = 40;
     const LENGTH: usize = 60_000;
-    let listener = env.link.listen()?;
-    let conns = (0..CONNECTIONS)
-        .map(|_| env.cold_from(&listener))
-        .collect::<Result<Vec<_>>>()?;
+    let conns = env.many_cold(CONNECTIONS)?;
     fs::write(MEMORY_MBYTES, "1").with_context(|| format!("failed to write {MEMORY_MBYTES}"))?;
     let before = Counters::read()?;
     let fill = |socket: &TcpStream| PATTERN.write(socket, 0, LENGTH);

@@ -345,10 +345,7 @@ fn for_root_only(env: &Env) -> Result<Claim> {
 fn complete_under_churn(env: &Env) -> Result<Claim> {
     const STAY: usize = 200;
     const READS: usize = 40;
-    let listener = env.link.listen()?;
-    let conns: Vec<Conn> = (0..STAY)
-        .map(|_| env.conn_from(&listener))
-        .collect::<Result<_>>()?;
+    let conns = env.many(STAY)?;
     let stop = AtomicBool::new(false);
     thread::scope(|scope| {
         let churn = || -> Result<()> {

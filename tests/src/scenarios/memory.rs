@@ -25,6 +25,11 @@ pub const ALL: &[Scenario] = &[
         first_sender_pays_for_the_pair,
     )
     .spliced_only(),
+    Scenario::one(
+        "next_sender_pays_for_the_pair",
+        next_sender_pays_for_the_pair,
+    )
+    .spliced_only(),
     Scenario::one("no_room_for_anything", no_room_for_anything).spliced_only(),
     Scenario::one("no_room_for_a_table", no_room_for_a_table).reconfigures(),
     Scenario::one("no_room_for_a_head", no_room_for_a_head).spliced_only(),
@@ -105,39 +110,81 @@ fn sender_pays(env: &Env) -> Result<Claim> {
 /// The pair itself, beside the ring that a direction has. Who sends second pays for a ring only.
 fn first_sender_pays_for_the_pair(env: &Env) -> Result<Claim> {
     const CONNECTIONS: usize = 400;
+    let conns = env.many_cold(CONNECTIONS)?;
+    lock_pages()?;
+    pair_is_paid(conns)?;
+    Ok(Claim::ring(2 * CONNECTIONS).pairs(CONNECTIONS as u64))
+}
+
+/// Who has no room for the pair does not pay for it: the next one does.
+fn next_sender_pays_for_the_pair(env: &Env) -> Result<Claim> {
+    const CONNECTIONS: usize = 200;
+    let conns = env.many_cold(CONNECTIONS)?;
+    let byte = PATTERN.bytes(0, 1);
+    let poor = Cgroup::with_memory("poor", "0")?;
+    lock_pages()?;
+    let before = Counters::read()?;
+    for Conn { client, server } in &conns {
+        let sent = poor.within(|| sys::send(server, &byte, 0))??;
+        ensure!(sent == 1, "{sent} bytes sent without memory");
+        PATTERN.read(client, 0, 1)?;
+    }
+    let since = Counters::read()?.since(&before);
+    let (refused, in_ring) = (since.get("left_memory")?, since.get("ring_bytes")?);
+    ensure!(
+        refused == CONNECTIONS as u64 && in_ring == 0,
+        "of {CONNECTIONS} senders {refused} were refused, {in_ring} bytes in rings"
+    );
+    only_refused(&poor)?;
+    pair_is_paid(conns)?;
+    Ok(Claim::ring(2 * CONNECTIONS)
+        .pairs(CONNECTIONS as u64)
+        .any_tcp())
+}
+
+/// The servers send first, in one cgroup, until all are in the ring; and then the clients, in another: the pairs are the first one's, until they go.
+fn pair_is_paid(conns: Vec<Conn>) -> Result<()> {
     /// Less than a pair has.
     const PAIR: u64 = 768;
-    let listener = env.link.listen()?;
-    let conns = (0..CONNECTIONS)
-        .map(|_| env.cold_from(&listener))
-        .collect::<Result<Vec<_>>>()?;
+    let (byte, all) = (PATTERN.bytes(0, 1), conns.len() as u64);
     let first = Cgroup::with_memory("first", "max")?;
     let second = Cgroup::with_memory("second", "max")?;
-    lock_pages()?;
-    let paid = |cgroup: &Cgroup, sends: fn(&Conn) -> &TcpStream| -> Result<u64> {
-        for conn in &conns {
-            let sent = cgroup.within(|| sys::send(sends(conn), b"x", 0))??;
-            ensure!(sent == 1, "{sent} bytes sent");
-        }
-        Ok(cgroup.stat("slab")? / CONNECTIONS as u64)
+    let in_ring = || Counters::read()?.get("ring_bytes");
+    let send = |cgroup: &Cgroup, from: &TcpStream| -> Result<bool> {
+        let before = in_ring()?;
+        let sent = cgroup.within(|| sys::send(from, &byte, 0))??;
+        ensure!(sent == 1, "{sent} bytes sent");
+        Ok(in_ring()? > before)
     };
-    let before = Counters::read()?;
-    let with_pair = paid(&first, |conn| &conn.server)?;
-    let without = paid(&second, |conn| &conn.client)?;
-    let in_ring = Counters::read()?.since(&before).get("ring_bytes")?;
-    ensure!(
-        in_ring == 2 * CONNECTIONS as u64,
-        "{in_ring} bytes in rings"
-    );
+    let mut left: Vec<&Conn> = conns.iter().collect();
+    wait_until("all servers to send through rings", || {
+        let mut still = Vec::new();
+        for conn in &left {
+            if !send(&first, &conn.server)? {
+                // Nothing before the ring may be under way.
+                PATTERN.read(&conn.client, 0, 1)?;
+                still.push(*conn);
+            }
+        }
+        left = still;
+        Ok(left.is_empty())
+    })?;
+    for conn in &conns {
+        ensure!(
+            send(&second, &conn.client)?,
+            "a client's byte went over TCP"
+        );
+    }
+    let [with_pair, without] = [&first, &second].map(|cgroup| cgroup.stat("slab"));
+    let (with_pair, without) = (with_pair? / all, without? / all);
     ensure!(
         without > 0 && with_pair >= without + PAIR,
         "the first sender has {with_pair} bytes for a connection, the second {without}"
     );
     drop(conns);
     wait_until("the first sender's cgroup to get its memory back", || {
-        Ok(first.stat("slab")? < CONNECTIONS as u64 * PAIR / 2)
-    })?;
-    Ok(Claim::ring(2 * CONNECTIONS).pairs(CONNECTIONS as u64))
+        Ok(first.stat("slab")? < all * PAIR / 2)
+    })
 }
 
 /// Sends from inside, where nothing but `limit` bytes may be had, and reads outside; then it goes on in the ring. What was counted.

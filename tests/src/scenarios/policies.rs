@@ -154,8 +154,8 @@ fn one_end_in_the_cgroup(env: &Env) -> Result<Claim> {
     Ok(Claim::ring(2 * LENGTH))
 }
 
-/// The connecting end was offered in vain. Its offer is stale after some seconds, and its next call frees it, if the module's worker did not before: used
-/// as often as here it is nearly always the call.
+/// The connecting end was offered in vain. Its offer is stale after some seconds, and its next call frees it, if the module's worker did not before. (That
+/// the call does it alone: group `absent`.)
 fn nothing_lasting_on_one_end(env: &Env) -> Result<Claim> {
     let cgroup = Cgroup::new("test")?;
     policy::enable_for(cgroup.path(), &[])?;

@@ -207,10 +207,7 @@ fn vectors(env: &Env) -> Result<Claim> {
 fn many_connections_at_once(env: &Env) -> Result<Claim> {
     const COUNT: usize = 50;
     const LENGTH: usize = 5000;
-    let listener = env.link.listen()?;
-    let conns = (0..COUNT)
-        .map(|_| env.conn_from(&listener))
-        .collect::<Result<Vec<_>>>()?;
+    let conns = env.many(COUNT)?;
     for (index, conn) in conns.iter().enumerate() {
         Pattern::new(index as u64).write(&conn.client, 0, LENGTH)?;
         Pattern::new(!index as u64).write(&conn.server, 0, LENGTH)?;

@@ -482,7 +482,8 @@ fn address_form(env: &Env) -> Result<Claim> {
     Ok(Claim::ring(2 * PART).tcp(2 * PART))
 }
 
-/// A thread is in accept() when a spliced socket is disconnected and listens: the child is an ordinary one, which may be spliced itself.
+/// A thread is in accept() when a spliced socket is disconnected and listens: the child is an ordinary one, which may be spliced itself. (Whether accept()
+/// still had the spliced socket's table is a matter of time, and not seen here.)
 fn accepts_afterwards(env: &Env) -> Result<Claim> {
     const ROUNDS: usize = 50;
     for round in 0..ROUNDS {
