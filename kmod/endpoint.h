@@ -44,7 +44,6 @@ struct ts_pair {
 		struct mutex lock;
 	} ____cacheline_aligned_in_smp lane[4];
 	struct ts_node node;	/* pairs.c */
-	atomic_t charged;	/* 1: to the cgroup of whoever sent first */
 	u8 body[TS_PAIR_BYTES] __aligned(64);
 };
 

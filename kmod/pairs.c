@@ -48,7 +48,7 @@ static void ts_pair_construct(void *object)
 	}
 }
 
-/* Rust writes all of the body, ts_pair_list() the node; nobody is charged for it yet. */
+/* Rust writes all of the body, ts_pair_list() the node; nobody is charged for it yet (ts_pair_charge()). */
 __ts_spliced struct ts_pair_body *ts_pair_alloc(void)
 {
 	struct ts_pair *pair = kmem_cache_alloc(ts_pairs, GFP_ATOMIC | __GFP_NOWARN);
@@ -57,7 +57,6 @@ __ts_spliced struct ts_pair_body *ts_pair_alloc(void)
 		return NULL;
 	__module_get(THIS_MODULE);	/* for calls that sleep, with nothing of ours but the pair (ts_sleep()) */
 	ts_spoil((u8 *)pair + offsetof(struct ts_pair, node), sizeof(*pair) - offsetof(struct ts_pair, node));
-	atomic_set(&pair->charged, 0);
 	return (struct ts_pair_body *)pair->body;
 }
 
@@ -74,22 +73,13 @@ __ts_spliced void ts_pair_free(struct ts_pair_body *body)
 }
 
 /*
- * Whoever of both ends is the first to send pays for the pair, as for its ring; false: its cgroup refuses. It was made where there is nobody to
- * charge: in a softirq, as sockets are that accept() charges (mem_cgroup_sk_alloc()). Process context.
- *
- * The exchange lets one thread at a time in: of two, each would see it uncharged, and the charge of one would never be given back. Should the first be
- * refused, the second has gone on, and its cgroup does not pay.
+ * The caller's cgroup pays for the pair, which was made where there is nobody to charge: in a softirq, as sockets are that accept() charges
+ * (mem_cgroup_sk_alloc()). False: it refuses. One thread at a time, and none once it is paid: kmem_cache_charge() looks first, so that of two
+ * the charge of one would never be given back. Process context.
  */
 __ts_spliced bool ts_pair_charge(struct ts_pair_body *body)
 {
-	struct ts_pair *pair = ts_pair_of(body);
-
-	if (atomic_xchg(&pair->charged, 1))
-		return true;
-	if (kmem_cache_charge(pair, TS_GFP_RING))
-		return true;
-	atomic_set(&pair->charged, 0);
-	return false;
+	return kmem_cache_charge(ts_pair_of(body), TS_GFP_RING);
 }
 
 __ts_spliced void ts_lane_lock(struct ts_pair_body *pair, unsigned int which)

@@ -185,7 +185,7 @@ unsafe extern "C" {
     pub(crate) fn ts_pair_alloc() -> *mut c_void;
     /// Not listed (any more). Any context.
     pub(crate) fn ts_pair_free(pair: *mut c_void);
-    /// Process context. `false`: the caller's cgroup has no room for it.
+    /// Process context; one thread at a time, and not again once it is paid. `false`: the caller's cgroup has no room for it.
     pub(crate) fn ts_pair_charge(pair: *mut c_void) -> bool;
     /// Puts it into the list of all pairs. Once; its endpoints are alive. Any context.
     pub(crate) fn ts_pair_list(pair: *mut c_void);

@@ -148,6 +148,8 @@ pub(crate) struct Pair {
     /// The other way.
     reverse: Lane,
     ends: Ends<Sock>,
+    /// Somebody's cgroup pays for it, or is being asked.
+    paid: AtomicBool,
 }
 
 const _: () = assert!(size_of::<Pair>() <= ffi::PAIR_BYTES && align_of::<Pair>() <= 64);
@@ -208,8 +210,7 @@ impl Lane {
     /// The ring, made if need be; `link` is the sender's. Caller holds the send lock, in process context.
     pub(crate) fn ring_or_alloc(&self, _tx: &mut Tx, link: Link<'_>) -> Option<&Ring> {
         if self.ring().is_none() {
-            // SAFETY: process context; the link's pair is alive.
-            if !unsafe { ffi::ts_pair_charge(link.pair().as_ptr().cast()) } {
+            if !link.pair.charge() {
                 return None;
             }
             let wanted = self.ring_kbytes.load(Ordering::Relaxed);
@@ -413,7 +414,23 @@ impl Pair {
             forward: Lane::new(active.ring_kbytes, passive.busy_poll_us),
             reverse: Lane::new(passive.ring_kbytes, active.busy_poll_us),
             ends: Ends::new(socks.0, socks.1),
+            paid: AtomicBool::new(false),
         }
+    }
+
+    /// Whoever of both ends is the first to send pays for the pair, as for its ring; `false`: its cgroup refuses. Process context.
+    ///
+    /// The swap lets one thread at a time in. Should that be refused, a second one has gone on, and its cgroup does not pay.
+    fn charge(&self) -> bool {
+        if self.paid.swap(true, Ordering::AcqRel) {
+            return true;
+        }
+        // SAFETY: alive, by the reference; one thread, and it was not paid.
+        let paid = unsafe { ffi::ts_pair_charge(ptr::from_ref(self).cast_mut().cast()) };
+        if !paid {
+            self.paid.store(false, Ordering::Release);
+        }
+        paid
     }
 
     /// The pair behind the pointer that C carries.

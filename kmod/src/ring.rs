@@ -209,20 +209,18 @@ fn in_words(bytes: u64) -> u64 {
     bytes.wrapping_add(7) & !7
 }
 
-/// Bytes of a message that were written to a chunk and are not yet published.
+/// Bytes of a message that were written to a chunk, whose last word is the chunk's, too, and that are not yet published.
 #[derive(Clone, Copy)]
 pub(crate) struct Filled {
     at: NonNull<u8>,
     len: usize,
-    /// Of the chunk, from `at` on; no more than whole words need.
-    there: usize,
 }
 
 impl Filled {
-    /// Are they a short message whose last word is the chunk's, too?
+    /// Are they a short message?
     #[inline(always)]
     pub(crate) fn is_short(&self) -> bool {
-        self.len <= SHORT && self.there as u64 == in_words(self.len as u64)
+        self.len <= SHORT
     }
 
     /// Eight bytes of a short message; behind its last one, whatever the chunk had there.
@@ -535,7 +533,7 @@ impl Ring {
         unsafe { release(memory, self.geometry.chunk_bytes()) };
     }
 
-    /// Sender: copies all `len` bytes of `msg` to position `tx.prod`, if they fit what is there of a chunk, and returns where they are. Otherwise,
+    /// Sender: copies all `len` bytes of `msg` to position `tx.prod`, if they fit what is there of a chunk, in whole words, and returns where they are. Otherwise,
     /// or where the user's memory is not accessible, `None`, and nothing was done; `fill` meets the fault once more. Sleeps.
     ///
     /// # Safety
@@ -543,12 +541,13 @@ impl Ring {
     /// As for `fill`.
     #[inline(always)]
     pub(crate) unsafe fn fill_at_once(&self, tx: &Tx, len: usize, msg: *mut Msg) -> Option<Filled> {
+        let words = in_words(len as u64);
         let Span {
             chunk,
             offset,
             len: there,
-        } = self.geometry.span(tx.prod, in_words(len as u64));
-        if there < len || !(chunk == HEAD || tx.supply.reaches(chunk)) {
+        } = self.geometry.span(tx.prod, words);
+        if (there as u64) < words || !(chunk == HEAD || tx.supply.reaches(chunk)) {
             return None;
         }
         let memory = NonNull::new(self.slot(chunk).load(Ordering::Relaxed))?;
@@ -558,7 +557,7 @@ impl Ring {
             let got = ffi::ts_copy_from_iter(at.as_ptr(), len, msg);
             (at, Copied::whole(got, len, msg))
         };
-        matches!(copied, Copied::Bytes(_)).then_some(Filled { at, len, there })
+        matches!(copied, Copied::Bytes(_)).then_some(Filled { at, len })
     }
 
     /// Copies at most `want` bytes of `msg` to position `tx.prod`, up to the chunk's end. Sleeps.
