@@ -18,7 +18,6 @@
 
 #include <linux/bitmap.h>
 #include <linux/capability.h>
-#include <linux/delay.h>
 #include <linux/file.h>
 #include <linux/fs.h>
 #include <linux/proc_fs.h>
@@ -52,31 +51,34 @@ static bool ts_drain_wants(const struct ts_drain *drain, const struct ts_endpoin
 	       test_bit(ntohs(READ_ONCE(sk->sk_dport)), drain->ports);
 }
 
-/* How often, at intervals of 20 to 50 µs, a socket is looked at that somebody owns. */
-#define TS_OWNED_TRIES 40
+/* How often a socket is looked at that somebody owns, at most a jiffy apart: each time that its owner lets go of it. */
+#define TS_OWNED_TRIES 10
 
 /*
  * Locks a socket that nobody owns; @alone: which has no struct socket. @patient: may sleep, not for long; nobody sleeps while it is
- * locked.
+ * locked. Waits as __lock_sock() does, but not for ever, and beside those who do: release_sock() wakes all that are not exclusive.
  */
 bool ts_lock_unowned(struct sock *sk, bool alone, bool patient)
 {
-	unsigned int tries;
-	bool unfit;
+	unsigned int tries = patient ? TS_OWNED_TRIES : 1;
+	bool unfit, unowned;
+	DEFINE_WAIT(wait);
 
-	for (tries = patient ? TS_OWNED_TRIES : 1; tries; tries--) {
+	for (;;) {
 		local_bh_disable();
 		bh_lock_sock(sk);
 		unfit = alone && sk->sk_socket;
-		if (!unfit && !sock_owned_by_user(sk))
-			return true;
-		ts_unlock_unowned(sk);
-		if (unfit)
+		unowned = !unfit && !sock_owned_by_user(sk);
+		if (unowned || unfit || !--tries)
 			break;
-		if (patient)
-			usleep_range(20, 50);
+		prepare_to_wait(&sk->sk_lock.wq, &wait, TASK_UNINTERRUPTIBLE);
+		ts_unlock_unowned(sk);
+		schedule_timeout(1);
 	}
-	return false;
+	finish_wait(&sk->sk_lock.wq, &wait);
+	if (!unowned)
+		ts_unlock_unowned(sk);
+	return unowned;
 }
 
 void ts_unlock_unowned(struct sock *sk)

@@ -253,27 +253,15 @@ pub fn segments_sent_again(socket: &impl AsRawFd) -> Result<u32> {
 }
 
 fn tcp_info(socket: &impl AsRawFd) -> Result<TcpInfo> {
-    Ok(tcp_option(socket, libc::TCP_INFO)?.0)
-}
-
-/// The upper layer protocol that is on it; none: empty.
-pub fn ulp(socket: &impl AsRawFd) -> Result<String> {
-    let (name, length) = tcp_option::<16>(socket, libc::TCP_ULP)?;
-    let name = &name[..length];
-    let end = name.iter().position(|byte| *byte == 0).unwrap_or(length);
-    Ok(String::from_utf8_lossy(&name[..end]).into_owned())
-}
-
-/// getsockopt(2) of TCP, and how many bytes it gave.
-fn tcp_option<const N: usize>(socket: &impl AsRawFd, name: c_int) -> Result<([u8; N], usize)> {
-    let mut value = [0; N];
-    let mut length = N as u32;
-    let start = value.as_mut_ptr().cast();
-    let (level, socket) = (libc::IPPROTO_TCP, socket.as_raw_fd());
-    // SAFETY: `start` and `length` describe `value`.
+    let mut info: TcpInfo = [0; 256];
+    let mut length = size_of_val(&info) as u32;
+    let start = info.as_mut_ptr().cast();
+    let (level, name) = (libc::IPPROTO_TCP, libc::TCP_INFO);
+    let socket = socket.as_raw_fd();
+    // SAFETY: `start` and `length` describe `info`.
     let result = unsafe { libc::getsockopt(socket, level, name, start, &raw mut length) };
     checked(result as isize)?;
-    Ok((value, length as usize))
+    Ok(info)
 }
 
 /// setsockopt(2) with an int.
