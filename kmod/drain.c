@@ -51,12 +51,13 @@ static bool ts_drain_wants(const struct ts_drain *drain, const struct ts_endpoin
 	       test_bit(ntohs(READ_ONCE(sk->sk_dport)), drain->ports);
 }
 
-/* How often a socket is looked at that somebody owns, at most a jiffy apart: each time that its owner lets go of it. */
-#define TS_OWNED_TRIES 10
+/* How often a socket is looked at that somebody owns, each time that its owner lets go of it. */
+#define TS_OWNED_TRIES 40
 
 /*
  * Locks a socket that nobody owns; @alone: which has no struct socket. @patient: may sleep, not for long; nobody sleeps while it is
- * locked. Waits as __lock_sock() does, but not for ever, and beside those who do: release_sock() wakes all that are not exclusive.
+ * locked. Waits as __lock_sock() does, but beside those who do (release_sock() wakes all that are not exclusive), and only for an owner who lets go
+ * of it within a jiffy or two: others may be stuck, as in the fault of a page.
  */
 bool ts_lock_unowned(struct sock *sk, bool alone, bool patient)
 {
@@ -74,6 +75,9 @@ bool ts_lock_unowned(struct sock *sk, bool alone, bool patient)
 		prepare_to_wait(&sk->sk_lock.wq, &wait, TASK_UNINTERRUPTIBLE);
 		ts_unlock_unowned(sk);
 		schedule_timeout(1);
+		/* Who wakes us takes us off the queue. */
+		if (!list_empty_careful(&wait.entry))
+			tries = 1;
 	}
 	finish_wait(&sk->sk_lock.wq, &wait);
 	if (!unowned)

@@ -443,7 +443,7 @@ static int ts_set_rcvlowat(struct sock *sk, int val)
 /*
  * accept() fetches the listener's table before it waits for the listener's lock, and @newsock has it by now: this was a spliced socket then, and then
  * one that listens. A table of ours stands on no socket without an endpoint: kTLS copies what it finds (tls_build_proto()). (kernel_accept() would put it
- * back; but who calls that has a listener of the kernel's, which was never offered.)
+ * back; but who calls that has a listener that is the kernel's, or that was handed to it as it was, with base's table on it: nfsd's.)
  */
 static __ts_jumps int ts_accept(struct socket *sock, struct socket *newsock, struct proto_accept_arg *arg)
 {

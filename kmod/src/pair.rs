@@ -148,7 +148,7 @@ pub(crate) struct Pair {
     /// The other way.
     reverse: Lane,
     ends: Ends<Sock>,
-    /// Somebody's cgroup pays for it, or is being asked.
+    /// Somebody's cgroup pays for it, if any charges for such memory, or is being asked.
     paid: AtomicBool,
 }
 

@@ -156,8 +156,8 @@ extern "C" fn tcp_splice_sendmsg(
     send.run(tx, need)
 }
 
-/// The usual case, in few instructions: the ring is in use, TCP has nothing to say, and the message fits what is free of a chunk that is
-/// there. `false`: not so, and nothing was done.
+/// The usual case, in few instructions: the ring is in use, TCP has nothing to say, and the message fits, in whole words, what is free of a
+/// chunk that is there. `false`: not so, and nothing was done.
 #[inline(always)]
 fn at_once(link: Link<'_>, sk: *const Sock, msg: *mut Msg, size: usize, tx: &mut Tx) -> bool {
     let lane = link.outbound();
