@@ -12,6 +12,7 @@ use anyhow::{Context, Result, ensure};
 use nix::fcntl::{SpliceFFlags, splice};
 use nix::sys::socket::{setsockopt, sockopt};
 use tcp_splice_world::counters::Counters;
+use tcp_splice_world::pace;
 use tcp_splice_world::pattern::Pattern;
 use tcp_splice_world::policy::{self, CTL};
 use tcp_splice_world::program::run;
@@ -449,8 +450,8 @@ fn under_load(env: &Env) -> Result<Claim> {
     const CONNECTIONS: usize = 8;
     /// Bytes of all, before and after.
     const SOME: u64 = 2 << 20;
-    /// In seconds: who owns a socket, or a lane, may wait for a processor for long.
-    const LONG: &str = "100";
+    // In seconds: who owns a socket, or a lane, may wait for a processor for long.
+    let long = pace::count(100, 300).to_string();
     let conns = env.many(CONNECTIONS)?;
     let (received, over) = (AtomicU64::new(0), AtomicBool::new(false));
     let (received, over) = (&received, &over);
@@ -479,7 +480,7 @@ fn under_load(env: &Env) -> Result<Claim> {
                 Ok(failed || received.load(Ordering::Relaxed) >= than)
             })
         };
-        let drained = more(SOME).and_then(|()| drain_within(LONG, env));
+        let drained = more(SOME).and_then(|()| drain_within(&long, env));
         let went_on = more(received.load(Ordering::Relaxed) + SOME);
         over.store(true, Ordering::Relaxed);
         let ended: Vec<_> = threads

@@ -13,6 +13,7 @@ use nix::errno::Errno;
 use nix::sys::signal::{Signal, kill};
 use nix::sys::wait::{WaitPidFlag, WaitStatus, waitpid};
 use nix::unistd::Pid;
+use tcp_splice_world::pace;
 use tcp_splice_world::picture::picture;
 
 use super::board::{Board, PLAYERS};
@@ -24,6 +25,12 @@ use crate::sys;
 
 /// How long a process may take to end that was killed, or told to. Never decides a test, only ends a hang.
 const END: Duration = Duration::from_secs(90);
+
+/// How much longer a storm goes on until all has happened that is to happen in it. Well within a scenario's limit; on a kernel with checkers a change of
+/// the policy can take a quarter of a minute.
+fn longer() -> Duration {
+    Duration::from_secs(pace::count(90, 400))
+}
 
 /// Listeners of a stage.
 const LISTENERS: usize = 3;
@@ -165,7 +172,7 @@ impl Troupe {
         rng: &mut Rng,
     ) -> Result<()> {
         let board = stage.board;
-        let (end, last) = (Instant::now() + time, Instant::now() + time + END);
+        let (end, last) = (Instant::now() + time, Instant::now() + time + longer());
         let goes_on = |now| now < end || (now < last && !enough());
         while goes_on(Instant::now()) && !board.stopped() {
             thread::sleep(Duration::from_millis(rng.u64(50..500)).min(time));
